@@ -31,6 +31,7 @@ import numpy as np
 import torch
 import tyro
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
 import envs as tasks
@@ -135,7 +136,11 @@ class Features(nn.Module):
 
 
 class Memory(nn.Module):
-    """Recurrent over observations and the actions before them."""
+    """Recurrent over observations and the actions before them.
+
+    Episodes come packed, without padding: R rows (t, b), time-major, the
+    longest episode first, and `sizes`, how many run at each t (on the CPU).
+    """
 
     def __init__(self, spaces, num_actions, hidden):
         super().__init__()
@@ -143,23 +148,12 @@ class Memory(nn.Module):
         self.previous = nn.Embedding(num_actions + 1, hidden)
         self.lstm = nn.LSTM(hidden, hidden)
 
-    def forward(self, observation, previous, valid=None, state=None):
-        """(T, B, ...), (T, B) -> (T, B, 2 * hidden), new state.
-
-        Where `valid` (indices into T * B) is given, no other frame is looked
-        at: padding costs no convolution.
-        """
-        T, B = previous.shape
-        flat = observation.flatten(0, 1)
-        if valid is None:
-            features = self.features(flat)
-        else:
-            some = self.features(flat[valid])
-            features = some.new_zeros(T * B, some.shape[1])
-            features = features.index_copy(0, valid, some)
-        features = features.view(T, B, -1)
-        x, state = self.lstm(features + self.previous(previous), state)
-        return torch.cat([x, features], 2), state
+    def forward(self, observation, previous, sizes, state=None):
+        """(R, ...), (R,) -> (R, 2 * hidden), new state."""
+        features = self.features(observation)
+        x = PackedSequence(features + self.previous(previous), sizes)
+        x, state = self.lstm(x, state)
+        return torch.cat([x.data, features], 1), state
 
 
 class QNetwork(nn.Module):
@@ -173,16 +167,13 @@ class QNetwork(nn.Module):
         self.value = nn.Linear(2 * hidden, 1)
         self.advantage = nn.Linear(2 * hidden, num_actions)
 
-    def forward(self, observation, previous, i, z=None, valid=None, state=None):
-        """(T, B, ...), (T, B), (B, I), (B, Z) -> Q (T, B, A), new state."""
-        x, state = self.memory(observation, previous, valid, state)
-        context = self.instruction(i)
-        if z is not None:
-            context = torch.cat([context, z], 1)
-        x = torch.cat([x, context.expand(len(x), *context.shape)], 2)
-        x = self.hidden(x).relu()
+    def forward(self, observation, previous, i, z, sizes, state=None):
+        """(R, ...), (R,), (R, I), (R, Z) or None -> Q (R, A), new state."""
+        x, state = self.memory(observation, previous, sizes, state)
+        x = [x, self.instruction(i)] if z is None else [x, self.instruction(i), z]
+        x = self.hidden(torch.cat(x, 1)).relu()
         advantage = self.advantage(x)
-        advantage = advantage - advantage.mean(2, keepdim=True)
+        advantage = advantage - advantage.mean(1, keepdim=True)
         return self.value(x) + advantage, state
 
 
@@ -211,8 +202,9 @@ class Decoder(nn.Module):
         self.out = nn.Linear(2 * hidden, z_size)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, tau):  # g(tau_:t) of every prefix, (T + 1, B, Z)
-        x, _ = self.memory(tau["observation"], tau["action"], tau.get("seen"))
+    def forward(self, observation, previous, sizes):
+        """-> g(tau_:t) of every prefix, (R, Z)."""
+        x, _ = self.memory(observation, previous, sizes)
         return self.out(x)
 
 
@@ -243,37 +235,51 @@ class Replay:
         for name, value in trials.items():
             if name not in self.data:
                 shape = self.capacity, *value.shape[1:]
-                self.data[name] = value.new_empty(shape, device=self.device)
-            self.data[name][slots] = value.to(self.device)
+                self.data[name] = value.new_empty(shape)
+            self.data[name][slots] = value
         self.count += n
 
     def sample(self, batch):
-        """Uniform trials {name: (batch, ...)}."""
-        rows = torch.randint(min(self.count, self.capacity), (batch,))
-        rows = rows.to(self.device)
-        return {name: value[rows] for name, value in self.data.items()}
+        """Which trials: uniform indices (batch,)."""
+        return torch.randint(min(self.count, self.capacity), (batch,))
 
 
-def episodes(batch, prefix=""):
-    """Stored episodes, time-major: observation and action (T + 1, B, ...).
+class Packed:
+    """Steps of episodes without padding: rows (t, b), time-major.
 
-    action[t] is the one before observation[t], first "none". Only on a CPU is
-    padding left out: `T` is the longest, `seen` and `acted` are the indices of
-    frames to look at, with and without the last; on a GPU that would wait.
+    `trials` says which of the stored episodes, and b is a place in it; the
+    longest episode comes first, as `sizes`, how many run at each t, needs it.
+    All indices are on the CPU: nothing has to wait for a GPU.
     """
-    length = batch[prefix + "length"]
-    tau = {"length": length, "instruction": batch[prefix + "instruction"]}
-    on_cpu = length.device.type == "cpu"
-    T = int(length.max()) if on_cpu else batch[prefix + "reward"].shape[1]
-    for name in ("observation", "action"):
-        tau[name] = batch[prefix + name][:, : T + 1].transpose(0, 1)
-    tau["reward"] = batch[prefix + "reward"][:, :T].T
-    t = torch.arange(T + 1, device=length.device)[:, None]
-    tau["mask"] = t <= length  # (T + 1, B): the prefixes of 0 to L steps
-    if on_cpu:
-        tau["seen"] = tau["mask"].flatten().nonzero()[:, 0]
-        tau["acted"] = (t < length)[:T].flatten().nonzero()[:, 0]
-    return tau
+
+    def __init__(self, data, trials, prefix="", ends=False):
+        """With `ends`, also the observation after the last action."""
+        self.data, self.prefix, self.trials = data, prefix, trials
+        self.length = data[prefix + "length"][trials]
+        count, order = (self.length + ends).sort(descending=True, stable=True)
+        running = torch.arange(int(count[0]))[:, None] < count
+        self.t, column = running.nonzero(as_tuple=True)
+        self.b, self.sizes = order[column], running.sum(1)
+
+    def __getitem__(self, name):
+        """What is stored for each step, (N, T, ...) -> (R, ...)."""
+        return self.data[self.prefix + name][self.trials[self.b], self.t]
+
+    def inputs(self):
+        """Observation, action before it, instruction: (R, ...), and sizes."""
+        i = self.data[self.prefix + "instruction"][self.trials][self.b]
+        return self["observation"], self["previous"], i
+
+    def pad(self, rows):
+        """(R, ...) -> (T, B, ...), zeros where an episode is over."""
+        shape = len(self.sizes), len(self.trials), *rows.shape[1:]
+        return rows.new_zeros(shape).index_put((self.t, self.b), rows)
+
+    def at_end(self, rows):
+        """(R, ...) -> (B, ...), the row after the last action."""
+        end = self.t == self.length[self.b]
+        shape = len(self.trials), *rows.shape[1:]
+        return rows.new_zeros(shape).index_put((self.b[end],), rows[end])
 
 
 def lambda_returns(reward, value, length, gamma, lam):
@@ -291,24 +297,27 @@ def lambda_returns(reward, value, length, gamma, lam):
 
 
 def q_loss(policy, target, tau, reward, z, args):
-    """Squared error of Q to the lambda-returns of double Q-learning."""
-    inputs = tau["observation"][:-1], tau["action"][:-1], tau["instruction"]
-    q, _ = policy(*inputs, z, tau.get("acted"))
+    """Squared error of Q to the lambda-returns of double Q-learning.
+
+    tau is Packed, reward (T, B), z (B, Z) or None.
+    """
+    z = None if z is None else z[tau.b]
+    inputs = *tau.inputs(), z, tau.sizes
+    q, _ = policy(*inputs)
     with torch.no_grad():
-        target_q, _ = target(*inputs, z, tau.get("acted"))
-        value = target_q.gather(2, q.argmax(2, keepdim=True))[..., 0]
-        length = tau["length"]
+        target_q, _ = target(*inputs)
+        value = tau.pad(target_q.gather(1, q.argmax(1, keepdim=True))[:, 0])
+        length = tau.length.to(q.device)
         returns = lambda_returns(reward, value, length, args.gamma, args.lam)
-    taken = q.gather(2, tau["action"][1:, :, None])[..., 0]
-    mask = tau["mask"][1:]
-    return ((taken - returns) ** 2 * mask).sum() / mask.sum()
+    taken = q.gather(1, tau["action"][:, None])[:, 0]
+    return ((taken - returns[tau.t, tau.b]) ** 2).mean()
 
 
 def rollout(envs, options, policy, z, epsilon, rng):
     """One epsilon-greedy episode in each of N copies, and its last info.
 
-    Returns {name: (N, ...)}: observation (T + 1 of them), instruction, action
-    (T + 1, the first is "none"), reward (T) and length.
+    Returns {name: (N, ...)}: observation and previous action (T + 1 of them,
+    the first "none"), action and reward (T), instruction, length.
     """
     N, T, A = envs.num_envs, envs.max_steps, envs.single_action_space.n
     device = next(policy.parameters()).device
@@ -316,63 +325,59 @@ def rollout(envs, options, policy, z, epsilon, rng):
     first = batch["observation"]
     kind = np.uint8 if first.dtype == np.uint8 else np.int16
     observation = np.zeros((N, T + 1, *first.shape[1:]), kind)
-    action, reward = np.full((N, T + 1), A), np.zeros((N, T), np.float32)
+    previous, reward = np.full((N, T + 1), A), np.zeros((N, T), np.float32)
     observation[:, 0], length = first, np.zeros(N, int)
     i = torch.as_tensor(batch["instruction"], device=device)
-    done, state = np.zeros(N, bool), None
+    done, state, sizes = np.zeros(N, bool), None, torch.tensor([N])
     for t in range(T):
-        seen = torch.as_tensor(observation[:, t], device=device)[None]
-        previous = torch.as_tensor(action[:, t], device=device)[None]
+        sensed = torch.as_tensor(observation[:, t], device=device)
+        before = torch.as_tensor(previous[:, t], device=device)
         with torch.no_grad():
-            q, state = policy(seen, previous, i, z, state=state)
-        greedy = q[0].argmax(1).cpu().numpy()
+            q, state = policy(sensed, before, i, z, sizes, state)
+        greedy = q.argmax(1).cpu().numpy()
         random = rng.random(N) < epsilon
-        action[:, t + 1] = np.where(random, rng.integers(A, size=N), greedy)
+        action = np.where(random, rng.integers(A, size=N), greedy)
         length += ~done
-        batch, reward[:, t], done, _, info = envs.step(action[:, t + 1])
-        observation[:, t + 1] = batch["observation"]
+        batch, reward[:, t], done, _, info = envs.step(action)
+        observation[:, t + 1], previous[:, t + 1] = batch["observation"], action
         if done.all():
             break
-    tau = dict(observation=observation, action=action, reward=reward, length=length)
+    action = np.where(previous < A, previous, 0)[:, 1:]
+    tau = dict(observation=observation, previous=previous, action=action, reward=reward)
     tau = {name: torch.as_tensor(value, device=device) for name, value in tau.items()}
-    return tau | {"instruction": i}, info
-
-
-def at_end(x, length):
-    """x (T, B, Z) -> x[length], (B, Z)."""
-    return x[length, torch.arange(len(length), device=length.device)]
+    return tau | {"instruction": i, "length": torch.as_tensor(length)}, info
 
 
 # --- end of shared ----------------------------------------------------------
-def information_gain(f, g, cost):
-    """r_t = |f(mu) - g(tau_:t)|^2 - |f(mu) - g(tau_:t+1)|^2 - c, (T, B)."""
-    distance = ((f - g) ** 2).sum(2)
-    return distance[:-1] - distance[1:] - cost
+def losses(agent, target, data, trials, args, explore=True):
+    """{name: scalar} of what is learned from a batch of replayed trials."""
+    f = agent.f(data["problem"][trials])  # (B, Z)
+    exp = Packed(data, trials, "exp_", ends=True)  # prefixes t = 0 ... T
+    observation, previous, _ = exp.inputs()
+    g = agent.g(observation, previous, exp.sizes)  # g(tau_:t), (R, Z)
 
-
-def losses(agent, target, batch, args, noise, explore=True):
-    """{name: scalar} of what is learned from a batch of trials."""
-    exp, exe = episodes(batch, "exp_"), episodes(batch, "exe_")
-    f = agent.f(batch["problem"])  # (B, Z)
-    g = agent.g(exp)  # (T + 1, B, Z), of every prefix
-
-    # Decoder: log q(z | tau_:t), for the z that the bottleneck keeps.
-    error = ((f.detach() - g) ** 2).sum(2) * exp["mask"]
-    loss = {"decoder": error.sum() / exp["mask"].sum()}
+    # Decoder: -log q(z | tau_:t) for the z that the bottleneck keeps.
+    error = ((f.detach()[exp.b] - g) ** 2).sum(1)
+    loss = {"decoder": error.mean()}
 
     # Bottleneck: KL(F(z | mu) || N(0, rho^2 I)), but for a constant factor.
     loss["bottleneck"] = (f**2).sum(1).mean()
 
     # Execution: on z ~ F(z | mu) or on z = g(tau), drawn once for each trial.
-    from_id = batch["from_id"][:, None]
-    z = torch.where(from_id, f + noise, at_end(g, exp["length"]))
+    noisy = f + args.noise * torch.randn_like(f)
+    z = torch.where(data["from_id"][trials][:, None], noisy, exp.at_end(g))
+    exe = Packed(data, trials, "exe_")
+    reward = exe.pad(exe["reward"])
     loss["execution"] = q_loss(
-        agent.execution, target.execution, exe, exe["reward"], z, args
+        agent.execution, target.execution, exe, reward, z, args
     )
 
-    # Exploration: what each step told the decoder, recomputed as both learn.
+    # Exploration: r_t = |f - g(tau_:t)|^2 - |f - g(tau_:t+1)|^2 - c, what each
+    # step tells the decoder, recomputed here as both have learned on.
     if explore:
-        reward = information_gain(f, g, args.cost).detach()
+        distance = exp.pad(error.detach())
+        reward = distance[:-1] - distance[1:] - args.cost
+        exp = Packed(data, trials, "exp_")
         loss["exploration"] = q_loss(
             agent.exploration, target.exploration, exp, reward, None, args
         )
@@ -380,15 +385,21 @@ def losses(agent, target, batch, args, noise, explore=True):
 
 
 def explore(agent, envs, problem, epsilon, rng):
-    """An exploration of each problem: tau, g(tau_:t) (T + 1, N, Z), info."""
+    """An exploration of each problem: tau, z = g(tau) (N, Z), its end's info,
+    and |f(mu) - g(tau_:t)|^2, (T + 1, N), zero after the end."""
     options = {"problem": problem, "instruction": "none"}
     tau, info = rollout(envs, options, agent.exploration, None, epsilon, rng)
+    steps = Packed(tau, torch.arange(len(problem)), ends=True)
     with torch.no_grad():
-        return tau, agent.g(episodes(tau)), info
+        observation, previous, _ = steps.inputs()
+        g = agent.g(observation, previous, steps.sizes)
+        f = agent.f(torch.as_tensor(problem, device=g.device))
+        distance = steps.pad(((f[steps.b] - g) ** 2).sum(1))
+        return tau, steps.at_end(g), info, distance
 
 
 def execute(agent, envs, problem, instruction, z, epsilon, rng):
-    """An execution of each instruction on z (N, Z): its episode."""
+    """An execution of each instruction on z (N, Z)."""
     options = {"problem": problem, "instruction": instruction}
     return rollout(envs, options, agent.execution, z, epsilon, rng)[0]
 
@@ -491,13 +502,12 @@ class Evaluation:
         envs.reset(seed=1)
         rng = np.random.default_rng(0)  # nothing is drawn: epsilon is 0
         problem, instruction = pairs.T
-        exp, g, info = explore(agent, envs, problem, 0.0, rng)
-        z = at_end(g, exp["length"])
+        exp, z, info, distance = explore(agent, envs, problem, 0.0, rng)
         if by_id:
             with torch.no_grad():
                 z = agent.f(torch.as_tensor(problem, device=z.device))
         exe = execute(agent, envs, problem, instruction, z, 0.0, rng)
-        return dict(exp=exp, g=g, info=info, exe=exe, pairs=pairs)
+        return dict(exp=exp, z=z, info=info, exe=exe, pairs=pairs, distance=distance)
 
     def row(self, agent, repeats):
         row = {}
@@ -532,7 +542,7 @@ def train(args, run):
     slow = [p for name, p in agent.named_parameters() if not name.startswith("f.")]
     optimizer = torch.optim.Adam(
         [{"params": slow}, {"params": agent.f.parameters(), "lr": 4 * args.learning_rate}],
-        lr=args.learning_rate,
+        lr=args.learning_rate, fused=True,
     )
     replay = Replay(args.replay, device)
     evaluation = Evaluation(args)
@@ -554,16 +564,15 @@ def train(args, run):
             began = time.perf_counter()
             # EXPLORE
             problem = rng.choice(envs.problems["train"], args.num_envs)
-            exp, g, info = explore(agent, envs, problem, anneal(args.explore_after), rng)
+            exp, z, info, distance = explore(agent, envs, problem, anneal(args.explore_after), rng)
             # RELABEL
             with torch.no_grad():
                 mu = torch.as_tensor(problem, device=device)
                 f = agent.f(mu)
                 from_id = torch.as_tensor(rng.random(args.num_envs) < 0.5, device=device)
                 noisy = f + args.noise * torch.randn_like(f)
-                z = torch.where(from_id[:, None], noisy, at_end(g, exp["length"]))
-                distance = ((f - g) ** 2).sum(2)
-                left = at_end(distance[..., None], exp["length"])[:, 0]
+                z = torch.where(from_id[:, None], noisy, z)
+                left = distance[exp["length"], torch.arange(args.num_envs)]
             found = next((v for k, v in info.items() if k not in ("problem", "instruction")), None)
             informed = left[torch.as_tensor(found > 0, device=device)]
             note("exploration_reward", (distance[0] - left - args.cost * exp["length"]).mean().item())
@@ -582,12 +591,11 @@ def train(args, run):
             # UPDATE
             for _ in range(args.updates if trials >= args.learn_after else 0):
                 batch = replay.sample(args.batch)
-                noise = args.noise * torch.randn(args.batch, args.z_size, device=device)
-                loss = losses(agent, target, batch, args, noise, trials >= args.explore_after)
+                loss = losses(agent, target, replay.data, batch, args, trials >= args.explore_after)
                 total = sum(loss.values()) + (args.beta - 1) * loss["bottleneck"]
                 optimizer.zero_grad()
                 total.backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), 10)
+                nn.utils.clip_grad_norm_(agent.parameters(), 10, foreach=True)
                 optimizer.step()
                 updates += 1
                 if updates % args.target_every == 0:

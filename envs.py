@@ -2,16 +2,15 @@
 
 A problem mu fixes the environment. A trial in it is one exploration episode,
 without instruction and reward, then execution episodes, each with its own
-instruction (Liu et al., ICML 2021, arXiv 2008.02790, section 3). One `reset`
-begins one episode:
+instruction (Liu et al., ICML 2021, arXiv 2008.02790). A `reset` begins one:
 
     envs = gymnasium.make_vec("imrl/map-v0", num_envs=64, split="train")
     envs.reset(options={"problem": mu, "instruction": "none"})  # explore
     envs.reset(options={"problem": mu, "instruction": i})       # execute
 
-and `gymnasium.make("imrl/map-v0")` is a single copy. An observation is a
-dictionary of `observation` (what the agent senses: integer tokens, or a frame)
-and `instruction` (tokens). In every token, the last value means "nothing".
+`gymnasium.make("imrl/map-v0")` is a single copy. An observation is a dictionary
+of `observation` (what is sensed: integer tokens, or a frame) and `instruction`
+(tokens). In every token, the last value means "nothing".
 """
 
 import contextlib
@@ -27,40 +26,33 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.vector.utils import batch_space
 
-# left, up, right, down; other actions stay
+APT = "libgl1 libglu1-mesa libegl1 libfreetype6"
+APT = "apt-get install --no-install-recommends " + APT
+# left, up, right, down; all other actions stay
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)] + 3 * [(0, 0)])
-# Okabe and Ito's colors, which the colour-blind can tell apart; then white.
-COLORS = np.array(
-    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), 3 * (255,)]
-)
-GREY, GREEN = (160, 160, 160), (0, 110, 0)
-APT = (
-    "apt-get install --no-install-recommends "
-    "libgl1 libglu1-mesa libegl1 libfreetype6"
-)
+# Okabe and Ito's, which the colour-blind can tell apart; white; grey
+COLORS = (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)
+COLORS = np.array([*COLORS, 3 * (255,), 3 * (160,)])
+PERMUTATIONS = np.array([*itertools.permutations(range(4))])
 
 
 def walk(x, y, actions, active, size):
-    """One step in a grid of size x size cells; its wall stops it."""
+    """One step in a grid of size x size cells, within its walls."""
     dx, dy = MOVES[actions].T * active
     return np.clip(x + dx, 0, size - 1), np.clip(y + dy, 0, size - 1)
 
 
-def draw_grid(colors, agent=None, goal=None, size=24):
-    """Cells' colors (W, H, 3) -> RGB picture, y upwards.
-
-    The agent is a black disc, the goal a green frame.
-    """
-    picture = np.kron(colors, np.ones((size, size, 1))).astype(np.uint8)
-    picture[::size] = picture[:, ::size] = 210
+def draw_grid(cells, agent=None, goal=None, size=24):
+    """Colors of cells (W, H) -> RGB picture; agent a disc, goal a frame."""
+    picture = COLORS[np.kron(cells, np.ones((size, size), int))]
     u = np.abs(np.arange(size) - size / 2 + 0.5)
-    frame = np.maximum(u[:, None], u) > size / 2 - 4
+    frame = np.maximum(u[:, None], u) > size / 2 - 3
     disc = np.hypot(u[:, None], u) < size / 3
-    for cell, mask, color in ((goal, frame, GREEN), (agent, disc, 0)):
+    for cell, mask in ((goal, frame), (agent, disc)):
         if cell is not None:
             x, y = size * cell[0], size * cell[1]
-            picture[x : x + size, y : y + size][mask] = color
-    return np.ascontiguousarray(picture.transpose(1, 0, 2)[::-1])
+            picture[x : x + size, y : y + size][mask] = 0
+    return picture.transpose(1, 0, 2)[::-1].astype(np.uint8)
 
 
 class Task(gymnasium.vector.VectorEnv):
@@ -70,101 +62,88 @@ class Task(gymnasium.vector.VectorEnv):
     ("none" or -1 to explore). What is missing is drawn from the split: a
     problem, then an instruction that it offers. There is no autoreset: `step`
     ignores copies that have ended. `info` has `problem`, `instruction` and
-    what `measures` says. An impossible argument raises ValueError.
+    `measures`. An impossible argument raises ValueError.
+
+    A task defines `begin` and `advance`, which keep the state `episode`,
+    {name: (N, ...)}, and `observe`, `measures` and `picture`, which read it.
     """
 
-    metadata = {
-        "render_modes": ["rgb_array"],
-        "render_fps": 4,
-        "autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED,
-    }
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata["autoreset_mode"] = gymnasium.vector.AutoresetMode.DISABLED
     max_steps = 20
     contact_ends_exploration = False
-    held_out_problems = None  # None: all are for training and for testing
-    held_out_instructions = []
-    reward_left = 1.0  # an upper bound of what an episode can still earn
+    test_problems = None  # None: all, and all for training too
+    test_instructions = []
+    reward_left = 1.0  # at most this an episode can still earn
+    episode = None
 
-    def __init__(self, observation, num_problems, instructions,
+    def __init__(self, observation, instructions, num_problems,
                  num_envs=1, split="train", render_mode=None):
         if split not in ("train", "test"):
-            raise ValueError(f"split is 'train' or 'test', not {split!r}")
+            raise ValueError(f"split: 'train' or 'test', not {split!r}")
         self.num_envs, self.split = num_envs, split
         self.render_mode = render_mode
 
-        # The row of "none" comes last, where the index -1 finds it.
-        none = [max(column) + 1 for column in zip(*instructions)]
+        # "none" is the last row and column, where the index -1 finds it.
+        none = np.max(instructions, 0) + 1
         self.tokens = np.array([*instructions, none])
-        train = test = np.arange(num_problems)
-        offers = [[self.offered(p, i) for i in instructions] for p in train]
-        if self.held_out_problems is not None:
-            test = np.array(self.held_out_problems)
-            train = np.setdiff1d(train, test)
-        self.problems = {"train": train, "test": test}
+        everything = np.arange(num_problems)
+        offers = [[self.offered(p, i) for i in self.tokens] for p in everything]
         self.offers = {"train": np.array(offers), "test": np.array(offers)}
-        self.offers["train"][:, self.held_out_instructions] = False
+        self.offers["train"][:, self.test_instructions] = False
+        self.problems = {"train": everything, "test": everything}
+        if self.test_problems is not None:
+            train = np.setdiff1d(everything, self.test_problems)
+            self.problems = {"train": train, "test": self.test_problems}
 
         self.single_action_space = Discrete(len(self.actions))
-        instruction = MultiDiscrete(np.add(none, 1))
         self.single_observation_space = Dict(
-            observation=observation, instruction=instruction
+            observation=observation, instruction=MultiDiscrete(none + 1)
         )
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(
             self.single_observation_space, num_envs
         )
-        self.episode = None  # {name: (N, ...)}, the state of the N episodes
 
     def offered(self, problem, instruction):
         """Whether the problem can be given the instruction (its tokens)."""
         return True
 
-    def measures(self):
-        """{name: (N,)} of what each episode has found or done so far."""
-        return {}
-
     def reset(self, *, seed=None, options=None):
-        """Begin N episodes: observation, info."""
         super().reset(seed=seed)
-        options = dict(options or {})
-        offers = self.offers["test"]
-        size, instructions = offers.shape
+        options, offers = dict(options or {}), self.offers["test"]
+        size, instructions = len(offers), len(self.tokens) - 1
         problem = self._option(options, "problem", 0, size)
         instruction = self._option(options, "instruction", -1, instructions)
         if options:
-            raise ValueError(f"options: problem, instruction; not {[*options]}")
+            raise ValueError(f"options: problem, instruction, not {[*options]}")
         if problem is None:
             possible = np.isin(np.arange(size), self.problems[self.split])
             possible = np.tile(possible, (self.num_envs, 1))
             if instruction is not None:
-                possible &= offers.T[instruction] | (instruction < 0)[:, None]
+                possible &= offers[:, instruction].T
             problem = self._choose(possible)
         if instruction is None:
-            instruction = self._choose(self.offers[self.split][problem])
-        fits = offers[problem, instruction] | (instruction < 0)
-        for p in problem[~fits]:
-            allowed = np.flatnonzero(offers[p])
-            raise ValueError(f"instruction in problem {p} is one of {allowed}")
+            instruction = self._choose(self.offers[self.split][problem, :-1])
+        for p in problem[~offers[problem, instruction]]:
+            allowed = np.flatnonzero(offers[p, :-1])
+            raise ValueError(f"instruction: in problem {p}, one of {allowed}")
         self.problem, self.instruction = problem, instruction
         self.t = np.zeros(self.num_envs, int)
         self.done = np.zeros(self.num_envs, bool)
-        self.episode = self.begin()
-        return self._observation(), self._info()
+        self.begin()
+        return self._sensed()
 
-    def _option(self, options, name, lowest, size):
+    def _option(self, options, name, low, size):
         """Take an option out: (N,) whole numbers, or None if missing."""
-        value = np.asarray(options.pop(name, None), object)
-        if value.shape == () and value[()] is None:
-            return None
+        if options.get(name) is None:
+            return options.pop(name, None)
+        value = np.asarray(options.pop(name), object)
         value = np.array(np.where(value == "none", -1, value).tolist())
-        shape_fits = value.shape in ((), (self.num_envs,))
-        if value.dtype.kind not in "iu" or not shape_fits or not (
-            lowest <= value.min() <= value.max() < size
-        ):
-            none = " or 'none'" if lowest else ""
-            raise ValueError(
-                f"{name} is 0 to {size - 1}{none}, a scalar or of shape "
-                f"({self.num_envs},), not {value}"
-            )
+        fits = value.dtype.kind in "iu" and value.shape in ((), (self.num_envs,))
+        if not fits or value.min() < low or value.max() >= size:
+            allowed = f"0 to {size - 1}" + (low < 0) * " or 'none'"
+            raise ValueError(f"{name}: {allowed}, one or {self.num_envs}: {value}")
         return np.broadcast_to(value, self.num_envs)
 
     def _choose(self, allowed):
@@ -172,19 +151,19 @@ class Task(gymnasium.vector.VectorEnv):
         keys = self.np_random.random(allowed.shape)
         return np.where(allowed, keys, -1.0).argmax(1)
 
+    def _sensed(self):
+        instruction = self.tokens[self.instruction]
+        batch = {"observation": self.observe(), "instruction": instruction}
+        info = {"problem": self.problem, "instruction": self.instruction}
+        return batch, info | self.measures()
+
     def step(self, actions):
-        """(N,) actions: observation, reward, terminated, truncated, info."""
         actions, last = np.asarray(actions), len(self.actions) - 1
-        shape_fits = actions.shape == (self.num_envs,)
-        if actions.dtype.kind not in "iu" or not shape_fits or not (
-            0 <= actions.min() <= actions.max() <= last
-        ):
-            raise ValueError(
-                f"actions are 0 to {last}, of shape ({self.num_envs},), "
-                f"not {actions}"
-            )
         if self.episode is None:
-            raise ValueError("step comes after reset")
+            raise ValueError("actions: a step comes after reset")
+        fits = actions.dtype.kind in "iu" and actions.shape == (self.num_envs,)
+        if not fits or actions.min() < 0 or actions.max() > last:
+            raise ValueError(f"actions: {self.num_envs} from 0 to {last}: {actions}")
         active, exploring = ~self.done, self.instruction < 0
         reward, over = self.advance(actions, active)
         if not self.contact_ends_exploration:
@@ -193,28 +172,19 @@ class Task(gymnasium.vector.VectorEnv):
             rest = -0.1 * (self.max_steps - self.t)
             reward = np.where(actions == last, rest, reward)
             over = over | (actions == last)
-        reward = np.where(active & ~exploring, reward, 0.0)
         self.t = self.t + active
         self.done = self.done | active & over | (self.t >= self.max_steps)
-        truncated = np.zeros(self.num_envs, bool)
-        return self._observation(), reward, self.done, truncated, self._info()
-
-    def _observation(self):
-        instruction = self.tokens[self.instruction]
-        return {"observation": self.observe(), "instruction": instruction}
-
-    def _info(self):
-        info = {"problem": self.problem, "instruction": self.instruction}
-        return info | self.measures()
+        reward = np.where(active & ~exploring, reward, 0.0)
+        batch, info = self._sensed()
+        return batch, reward, self.done, np.zeros(self.num_envs, bool), info
 
     def render(self):
-        """N RGB pictures."""
         if self.render_mode is not None:
             return tuple(self.picture(k) for k in range(self.num_envs))
 
     def pairs(self, problems="test", instructions="test"):
         """All (problem, instruction) of two splits, (P, 2)."""
-        pairs = np.argwhere(self.offers[instructions])
+        pairs = np.argwhere(self.offers[instructions][:, :-1])
         return pairs[np.isin(pairs[:, 0], self.problems[problems])]
 
     def groups(self):
@@ -228,33 +198,32 @@ class Task(gymnasium.vector.VectorEnv):
         can still beat what its pair has reached.
         """
         problem, instruction = np.atleast_1d(problem, instruction)
-        envs, n = copy.copy(self), len(self.actions)
-        envs.num_envs = len(problem)
+        envs, n, pair = copy.copy(self), len(self.actions), np.arange(len(problem))
+        envs.num_envs = len(pair)
         envs.reset(options={"problem": problem, "instruction": instruction})
-        pair, total = np.arange(len(problem)), np.zeros(len(problem))
-        best = np.full(len(problem), -np.inf)
+        total, best = np.zeros(len(pair)), np.full(len(pair), -np.inf)
         while len(pair):
-            children = np.repeat(np.arange(len(pair)), n)
-            envs, pair, total = envs._take(children), pair[children], total[children]
-            _, reward, done, _, _ = envs.step(np.arange(len(pair)) % n)
+            parent, action = np.divmod(np.arange(n * len(pair)), n)
+            envs._keep(parent)
+            pair, total = pair[parent], total[parent]
+            _, reward, done, _, _ = envs.step(action)
             total = total + reward
             np.maximum.at(best, pair[done], total[done])
-            hopeful = total + envs.reward_left > best[pair] + 1e-9
+            hopeful = ~done & (total + envs.reward_left > best[pair] + 1e-9)
             order = np.argsort(-total, kind="stable")
-            order = order[(hopeful & ~done)[order]]
+            order = order[hopeful[order]]
             state = np.column_stack([pair, *envs.episode.values()])[order]
-            keep = order[np.unique(state, axis=0, return_index=True)[1]]
-            envs, pair, total = envs._take(keep), pair[keep], total[keep]
+            order = order[np.unique(state, axis=0, return_index=True)[1]]
+            envs._keep(order)
+            pair, total = pair[order], total[order]
         return best
 
-    def _take(self, index):
-        """The task that has only these of the copies."""
-        task = copy.copy(self)
-        task.num_envs = len(index)
+    def _keep(self, index):
+        """Go on with these of the copies."""
+        self.num_envs = len(index)
         for name in ("problem", "instruction", "t", "done"):
-            setattr(task, name, getattr(self, name)[index])
-        task.episode = {k: v[index] for k, v in self.episode.items()}
-        return task
+            setattr(self, name, getattr(self, name)[index])
+        self.episode = {k: v[index] for k, v in self.episode.items()}
 
 
 class Coupling(Task):
@@ -266,17 +235,17 @@ class Coupling(Task):
     max_steps = 1
 
     def __init__(self, num_actions=8, **kwargs):
-        self.actions = tuple(range(num_actions))
+        self.actions = range(num_actions)
         observation = MultiDiscrete([num_actions + 1])
-        super().__init__(observation, num_actions, [[0]], **kwargs)
+        super().__init__(observation, [[0]], num_actions, **kwargs)
 
     def begin(self):
-        return {"shown": np.full(self.num_envs, len(self.actions))}
+        self.episode = {"shown": np.full(self.num_envs, len(self.actions))}
 
     def advance(self, actions, active):
         asks = active & (self.instruction < 0) & (actions == self.actions[-1])
         self.episode["shown"][asks] = self.problem[asks]
-        return np.where(actions == self.problem, 1.0, 0.0), True
+        return 1.0 * (actions == self.problem), True
 
     def observe(self):
         return self.episode["shown"][:, None].copy()
@@ -285,103 +254,84 @@ class Coupling(Task):
         return {"problem_shown": self.episode["shown"] < len(self.actions)}
 
     def picture(self, k):
-        colors = np.full((len(self.actions), 1, 3), 255)
-        colors[-1] = COLORS[0]
-        asked = (self.actions[-1], 0) if self.measures()["problem_shown"][k] else None
-        return draw_grid(colors, agent=asked, goal=(self.problem[k], 0))
+        last = self.actions[-1]
+        asked = (last, 0) if self.episode["shown"][k] <= last else None
+        cells = np.full((last + 1, 1), 4)
+        return draw_grid(cells, agent=asked, goal=(self.problem[k], 0))
 
 
 class Bus(Task):
     """9 x 9 cells; the problem is which stops are joined by a bus."""
 
     actions = ("left", "up", "right", "down", "ride", "end")
-    num_problems = 24
-    centres = (4, 5), (5, 4), (3, 4), (4, 3)
-    corners = (0, 1), (0, 7), (8, 1), (8, 7)
     goals = np.array([(0, 0), (8, 8), (0, 8), (8, 0), (-1, -1)])
-    extra_tokens = ()
+    # Of 4 useful and 4 useless buses; the problem permutes their outer stops.
+    inner = (4, 5), (5, 4), (3, 4), (4, 3), (5, 5), (3, 3), (3, 5), (5, 3)
+    outer = (0, 1), (0, 7), (8, 1), (8, 7), (0, 4), (4, 0), (8, 4), (4, 8)
+    num_problems, num_buses, has_map = 24, 4, False
 
     def __init__(self, **kwargs):
         self.bus = np.full((self.num_problems, 9, 9), -1)  # that stops there
-        self.ride = np.zeros((self.num_problems, 9, 9, 2), int)  # where to
-        for problem in range(self.num_problems):
-            for bus, (a, b) in enumerate(self.joined(problem)):
-                self.bus[problem][a] = self.bus[problem][b] = bus
-                self.ride[problem][a], self.ride[problem][b] = b, a
-        observation = MultiDiscrete([9, 9, 2, *self.extra_tokens])
-        instructions = [[0], [1], [2], [3]]
-        super().__init__(observation, self.num_problems, instructions, **kwargs)
-
-    def joined(self, problem):
-        """The two stops of each bus."""
-        permutation = [*itertools.permutations(self.corners)][problem]
-        return [*zip(self.centres, permutation)]
+        self.ride = np.zeros((self.num_problems, 9, 9, 2), int)  # to where
+        for problem, bus in np.ndindex(self.num_problems, self.num_buses):
+            useful, useless = divmod(problem, self.num_problems // 24)
+            permutation = [*PERMUTATIONS[useful], *PERMUTATIONS[useless] + 4]
+            a, b = self.inner[bus], self.outer[permutation[bus]]
+            self.bus[problem][a] = self.bus[problem][b] = bus
+            self.ride[problem][a], self.ride[problem][b] = b, a
+        observation = MultiDiscrete([9, 9, 2] + self.has_map * [25])
+        goals = [[0], [1], [2], [3]]
+        super().__init__(observation, goals, self.num_problems, **kwargs)
 
     def begin(self):
-        return {
-            "x": np.full(self.num_envs, 4),
-            "y": np.full(self.num_envs, 4),
-            "ridden": np.zeros((self.num_envs, self.bus.max() + 1), bool),
-        }
+        x, y = np.full((2, self.num_envs), 4)
+        ridden = np.zeros((self.num_envs, self.num_buses), bool)
+        on_map = np.zeros(self.num_envs, bool)
+        self.episode = dict(x=x, y=y, ridden=ridden, visited=on_map)
 
     def advance(self, actions, active):
-        x, y, ridden = self.episode.values()
+        x, y, ridden, visited = self.episode.values()
         x, y = walk(x, y, actions, active, 9)
         bus = self.bus[self.problem, x, y]
         rides = active & (actions == 4) & (bus >= 0)
         ridden[rides, bus[rides]] = True
         x[rides], y[rides] = self.ride[self.problem, x, y][rides].T
-        self.episode = {"x": x, "y": y, "ridden": ridden}
+        visited = visited | (x == 7) & (y == 3)
+        self.episode = dict(x=x, y=y, ridden=ridden, visited=visited)
         goal = (np.stack([x, y], 1) == self.goals[self.instruction]).all(1)
         return np.where(goal, 1.0, -0.1), goal
 
     def observe(self):
-        x, y, _ = self.episode.values()
-        return np.stack([x, y, self.bus[self.problem, x, y] >= 0], 1)
+        x, y, _, _ = self.episode.values()
+        sensed = [x, y, self.bus[self.problem, x, y] >= 0]
+        if self.has_map:
+            sensed.append(np.where((x == 7) & (y == 3), self.problem, 24))
+        return np.stack(sensed, 1)
 
     def measures(self):
-        return {"buses": self.episode["ridden"].sum(1)}
+        if self.has_map:
+            return {"map_visited": self.episode["visited"]}
+        useful, useless = np.split(self.episode["ridden"], [4], 1)
+        return {"useful_buses": useful.sum(1), "useless_buses": useless.sum(1)}
 
     def picture(self, k):
-        colors = np.full((9, 9, 3), 255)
-        for bus, stops in enumerate(self.joined(self.problem[k])):
-            for stop in stops:
-                colors[stop] = COLORS[bus] if bus < 4 else GREY
+        cells = np.array([*range(4), 5, 5, 5, 5, 4])[self.bus[self.problem[k]]]
+        goal = self.goals[self.instruction[k]] if self.instruction[k] >= 0 else None
         agent = self.episode["x"][k], self.episode["y"][k]
-        i = self.instruction[k]
-        return draw_grid(colors, agent, goal=self.goals[i] if i >= 0 else None)
+        return draw_grid(cells, agent, goal)
 
 
 class Map(Bus):
     """The city with a map in the cell (7, 3), which shows the problem."""
 
-    extra_tokens = (25,)
-
-    def observe(self):
-        x, y, _ = self.episode.values()
-        shown = np.where((x == 7) & (y == 3), self.problem, self.num_problems)
-        return np.column_stack([super().observe(), shown])
+    has_map = True
 
 
 class DistractingBus(Bus):
     """Four more buses that are of no use; 523 of 576 problems are held out."""
 
-    num_problems = 24 * 24
-    held_out_problems = [p for p in range(576) if p % 11]
-    useless_centres = (5, 5), (3, 3), (3, 5), (5, 3)
-    useless_corners = (0, 4), (4, 0), (8, 4), (4, 8)
-
-    def joined(self, problem):
-        useless = [*itertools.permutations(self.useless_corners)][problem % 24]
-        useless = [*zip(self.useless_centres, useless)]
-        return super().joined(problem // 24) + useless
-
-    def measures(self):
-        ridden = self.episode["ridden"]
-        return {
-            "useful_buses": ridden[:, :4].sum(1),
-            "useless_buses": ridden[:, 4:].sum(1),
-        }
+    num_problems, num_buses = 24 * 24, 8
+    test_problems = np.array([p for p in range(24 * 24) if p % 11])
 
 
 class Cooking(Task):
@@ -391,23 +341,23 @@ class Cooking(Task):
     """
 
     actions = ("left", "up", "right", "down", "pick", "drop", "end")
-    held_out_problems = [6, 11, 17, 28, 36, 43, 49, 58]
-    held_out_instructions = [4 * 0 + 1, 4 * 2 + 3]
+    test_problems = np.array([6, 11, 17, 28, 36, 43, 49, 58])
+    test_instructions = [4 * 0 + 1, 4 * 2 + 3]
 
     def __init__(self, **kwargs):
         self.fridges = np.array([*itertools.product(range(4), repeat=3)])
         observation = MultiDiscrete([3, 3, 3, 5, 5, 5, 5])
-        instructions = [*itertools.product(range(4), repeat=2)]
-        super().__init__(observation, 64, instructions, **kwargs)
+        pairs = [*itertools.product(range(4), repeat=2)]
+        super().__init__(observation, pairs, 64, **kwargs)
 
     def offered(self, problem, instruction):
-        return set(instruction) <= set(self.fridges[problem])
+        return set(instruction) <= {*self.fridges[problem], 4}
 
     def begin(self):
-        n = self.num_envs
-        pot, held = np.full((n, 3), 4), np.full(n, 4)  # 4 is nothing
-        x, y, stage = np.ones(n, int), np.ones(n, int), np.zeros(n, int)
-        return dict(x=x, y=y, held=held, pot=pot, stage=stage)
+        x, y, stage = np.array([[1], [1], [0]]).repeat(self.num_envs, 1)
+        held, *pot = np.full((4, self.num_envs), 4)  # 4 is nothing
+        pot = np.stack(pot, 1)
+        self.episode = dict(x=x, y=y, held=held, pot=pot, stage=stage)
 
     def advance(self, actions, active):
         x, y, held, pot, stage = self.episode.values()
@@ -442,32 +392,32 @@ class Cooking(Task):
         stands = np.where(x == 2, 0, np.where((x == 1) & (y == 1), 1, 2))
         return np.column_stack([x, y, stands, held, pot])
 
+    def measures(self):
+        return {"pot": (self.episode["pot"] < 4).sum(1)}
+
     def groups(self):
         """Also the four kinds of (kitchen, instruction)."""
         groups = super().groups()
         for kitchen, split in (("seen", "train"), ("unseen", "test")):
             pairs = self.pairs(split)
-            new = np.isin(pairs[:, 1], self.held_out_instructions)
+            new = np.isin(pairs[:, 1], self.test_instructions)
             groups[f"return_{kitchen}_seen"] = pairs[~new]
             groups[f"return_{kitchen}_unseen"] = pairs[new]
         return groups
 
     def picture(self, k):
-        """The kitchen, above it the pot's contents and the instruction."""
+        """The kitchen; above it what is held, in the pot, and wanted."""
         x, y, held, pot, _ = (value[k] for value in self.episode.values())
-        colors = np.full((3, 5, 3), 255)
-        colors[2, :3] = COLORS[self.fridges[self.problem[k]]]
-        colors[1, 1], colors[:, 3] = GREY, COLORS[pot]
-        colors[:2, 4] = COLORS[self.tokens[self.instruction[k]]]
-        picture = draw_grid(colors, agent=(x, y))
-        if held < 4:
-            picture[24 * (4 - y) + 8 :, 24 * x + 8 :][:8, :8] = COLORS[held]
-        return picture
+        cells = np.full((3, 6), 4)
+        cells[2, :3], cells[1, 1] = self.fridges[self.problem[k]], 5
+        cells[0, 3], cells[:, 4] = held, pot
+        cells[:2, 5] = self.tokens[self.instruction[k]]
+        return draw_grid(cells, agent=(x, y))
 
 
 @functools.cache
 def sign_world():
-    """The MiniWorld of a process; its only state is what it draws just now.
+    """The MiniWorld of this process; its only state is what it draws just now.
 
     Raises DependencyNotInstalled where OpenGL is missing.
     """
@@ -477,7 +427,7 @@ def sign_world():
 
         pyglet.options["headless"] = sys.platform == "linux"
         pyglet.options["debug_gl"] = False
-        from miniworld import entity, miniworld, opengl, params, utils
+        from miniworld import entity, miniworld, opengl, params
         from pyglet import gl
     except Exception as error:  # pyglet has its own where there is no driver
         message = f"sign-nav needs OpenGL ({error}); on Debian: {APT}"
@@ -511,18 +461,18 @@ def sign_world():
             self.place_agent(pos=np.array([4.5, 0, 4.5]), dir=0)
 
         def say(self, word):
-            """Write on the sign, in those pictures of letters one can read."""
+            """Write on the sign, in the pictures of letters one can read."""
             legible = {"B": 3, "L": 2, "U": 1, "E": 3, "R": 2, "D": 7}
             sign = self.entities[6]
             sign.str, sign.width, sign.texs = word, len(word), []
             for letter in word:
-                name = f"chars/ch_0x{ord(letter)}_{legible[letter]}"
-                path = utils.get_file_path("textures", name, "png")
-                sign.texs.append(opengl.Texture(opengl.Texture.load(path), name))
+                rng = mock.Mock(**{"integers.return_value": legible[letter] - 1})
+                texture = opengl.Texture.get(f"chars/ch_0x{ord(letter)}", rng)
+                sign.texs.append(texture)
             self._render_static()
 
         def compile(self):
-            """Display lists: what stands in the two problems, the six objects.
+            """Display lists: what stands in the two problems, six objects.
 
             MiniWorld itself only uses list 1, which all its worlds share.
             """
@@ -538,47 +488,42 @@ def sign_world():
                 gl.glNewList(number, gl.GL_COMPILE)
                 thing.render()
                 gl.glEndList()
-            self.tiles = opengl.FrameBuffer(8 * 80, 8 * 60)
+            self.places = np.array([t.pos[[0, 2]] for t in self.entities[:6]])
+            self.radii = np.array([t.radius for t in self.entities[:6]])
 
         def draw(self, problem, pose):
-            """Frames (n, 60, 80, 3) from n <= 64 poses (x, z, heading)."""
+            """What is seen from n poses (x, z, heading): (n, 60, 80, 3)."""
             self.shadow_window.switch_to()
-            self.tiles.bind()
+            self.obs_fb.bind()
             gl.glClearColor(*self.sky_color, 1.0)
-            gl.glClear(gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)
             gl.glMatrixMode(gl.GL_PROJECTION)
             gl.glLoadIdentity()
             gl.gluPerspective(60, 80 / 60, 0.04, 100.0)
             gl.glMatrixMode(gl.GL_MODELVIEW)
-            seen = self.may_see(pose)
-            for k, (x, z, heading) in enumerate(pose):
-                gl.glViewport(k % 8 * 80, k // 8 * 60, 80, 60)
+            gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 1)
+            ahead = np.stack([np.cos(pose[:, 2]), -np.sin(pose[:, 2])], 1)
+            # An object is drawn if it reaches between the sides of the view.
+            offset = self.places - pose[:, None, :2]
+            along = (offset * ahead[:, None]).sum(2)
+            across = abs((offset * ahead[:, None, ::-1] * [1, -1]).sum(2))
+            slope = np.tan(np.pi / 6) * 80 / 60
+            seen = across - slope * along < self.radii * np.hypot(1, slope)
+            frames = np.empty((len(pose), 60, 80, 3), np.uint8)
+            for k, (x, z, _) in enumerate(pose):
+                gl.glClear(gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)
                 gl.glLoadIdentity()
-                ahead = x + np.cos(heading), 1.5, z - np.sin(heading)
-                gl.gluLookAt(x, 1.5, z, *ahead, 0, 1, 0)
+                target = x + ahead[k, 0], 1.5, z + ahead[k, 1]
+                gl.gluLookAt(x, 1.5, z, *target, 0, 1, 0)
                 gl.glCallList(self.lists[problem[k]])
                 for thing in np.flatnonzero(seen[k]):
                     gl.glCallList(self.lists[2 + thing])
-            tiles = np.empty((8, 60, 8, 80, 3), np.uint8)
-            gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 1)
-            kind = gl.GL_RGB, gl.GL_UNSIGNED_BYTE
-            gl.glReadPixels(0, 0, 640, 480, *kind, tiles.ctypes.data)
-            tiles = tiles.swapaxes(1, 2).reshape(64, 60, 80, 3)
-            return tiles[: len(pose), ::-1]
+                kind = gl.GL_RGB, gl.GL_UNSIGNED_BYTE
+                gl.glReadPixels(0, 0, 80, 60, *kind, frames[k].ctypes.data)
+            return frames[:, ::-1]
 
-        def may_see(self, pose):
-            """(n, 6): whether an object reaches between the sides of a view."""
-            place = np.array([thing.pos for thing in self.entities[:6]])
-            radius = np.array([thing.radius for thing in self.entities[:6]])
-            x, z = (place[:, [0, 2]] - pose[:, None, :2]).transpose(2, 0, 1)
-            cos, sin = np.cos(pose[:, 2:]), np.sin(pose[:, 2:])
-            ahead, aside = x * cos - z * sin, abs(x * sin + z * cos)
-            slope = np.tan(np.pi / 6) * 80 / 60
-            return aside - slope * ahead < radius * np.hypot(1, slope)
-
-    # Where the extension is missing, MiniWorld itself does not multisample.
-    extension = mock.patch.object(opengl.gl_info, "have_extension", return_value=False)
-    with extension, contextlib.redirect_stdout(None):
+    # Where the extension is missing, MiniWorld does without multisampling.
+    plain = mock.patch.object(opengl.gl_info, "have_extension", lambda _: False)
+    with plain, contextlib.redirect_stdout(None):
         parameters = params.DEFAULT_PARAMS.no_random()
         world = World(params=parameters, window_width=320, window_height=240)
         world.compile()
@@ -592,41 +537,31 @@ class SignNav(Task):
     contact_ends_exploration = True
     # (x, z, heading) of ball, block and key; a key's flat side faces the start
     objects = {
-        "blue": ((1, 1, 0), (9, 5, 0), (5, 1, 0)),
-        "red": ((9, 1, 0), (1, 5, 0), (1, 9, 0)),
+        "blue": ((1, 1, 0), (9, 5, 0), (5, 1, -1.6)),
+        "red": ((9, 1, 0), (1, 5, 0), (1, 9, 0.9)),
     }
 
     def __init__(self, **kwargs):
         self.world = sign_world()
-        things = self.world.entities[:6]
-        self.places = np.array([thing.pos[[0, 2]] for thing in things])
-        self.reach = np.array([thing.radius for thing in things]) + 0.4 + 1.1 * 0.7
         frame = Box(0, 255, (60, 80, 3), np.uint8)
-        super().__init__(frame, 2, [[0], [1], [2]], **kwargs)
+        super().__init__(frame, [[0], [1], [2]], 2, **kwargs)
 
     def begin(self):
-        low, high = (4, 4, -np.pi), (5, 5, np.pi)
-        self.episode = {
-            "pose": self.np_random.uniform(low, high, (self.num_envs, 3)),
-            "frame": np.zeros((self.num_envs, 60, 80, 3), np.uint8),
-            "in_view": np.zeros(self.num_envs, bool),
-        }
-        self._look(np.ones(self.num_envs, bool))
-        return self.episode
+        low, high, n = (4, 4, -np.pi), (5, 5, np.pi), self.num_envs
+        pose = self.np_random.uniform(low, high, (n, 3))
+        frame, in_view = np.zeros((n, 60, 80, 3), np.uint8), np.zeros(n, bool)
+        self.episode = dict(pose=pose, frame=frame, in_view=in_view)
+        self._look(np.ones(n, bool))
 
     def _look(self, active):
-        """Draw what the copies see, and find whether it tells the problem."""
+        """Draw what the copies see; is the sign in view?"""
         pose, frame, in_view = self.episode.values()
-        distance = np.hypot(pose[:, 0] - 10, pose[:, 1] - 10.25)
-        near = active & ~in_view & (distance <= 5.5)
-        for mask, other in ((active, 0), (near, 1)):
-            for first in range(0, mask.sum(), 64):
-                k = np.flatnonzero(mask)[first : first + 64]
-                drawn = self.world.draw(self.problem[k] ^ other, pose[k])
-                if other:
-                    in_view[k] = (drawn != frame[k]).any((1, 2, 3))
-                else:
-                    frame[k] = drawn
+        draw = self.world.draw
+        frame[active] = draw(self.problem[active], pose[active])
+        near = np.hypot(pose[:, 0] - 10, pose[:, 1] - 10.25) <= 5.5
+        near &= active & ~in_view
+        other = draw(1 - self.problem[near], pose[near])
+        in_view[near] = (other != frame[near]).any((1, 2, 3))
 
     def advance(self, actions, active):
         pose, world = self.episode["pose"], self.world
@@ -637,11 +572,10 @@ class SignNav(Task):
             if not world.intersect(world.agent, (x, 0, z), world.agent.radius):
                 pose[k, :2] = x, z
         self._look(active)
-        offset = pose[:, None, :2] - self.places
-        contact = np.hypot(offset[..., 0], offset[..., 1]) < self.reach
-        touched = contact.any(1)
-        right = contact.argmax(1) == 3 * self.problem + self.instruction
-        return touched * np.where(right, 1.0, -1.0), touched
+        distance = np.linalg.norm(pose[:, None, :2] - world.places, axis=2)
+        near = distance < world.radii + world.agent.radius + 1.1 * 0.7
+        right = near.argmax(1) == 3 * self.problem + self.instruction
+        return np.where(right, 1.0, -1.0) * near.any(1), near.any(1)
 
     def observe(self):
         return self.episode["frame"].copy()
@@ -658,8 +592,8 @@ class SignNav(Task):
         world, (x, z, heading) = self.world, self.episode["pose"][k]
         world.agent.pos, world.agent.dir = np.array([x, 0, z]), heading
         world.say(("BLUE", "RED")[self.problem[k]])
-        first_person = world.render_obs(world.vis_fb)
-        return np.hstack([first_person, world.render_top_view(world.vis_fb)])
+        views = world.render_obs(world.vis_fb), world.render_top_view(world.vis_fb)
+        return np.hstack(views)
 
 
 class Trial(gymnasium.Env):
@@ -676,30 +610,26 @@ class Trial(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.task.np_random = self.np_random
-        return self._first(*self.task.reset(options=options))
+        batch, info = self.task.reset(options=options)
+        return self._only(batch), self._only(info)
 
     def step(self, action):
         if self.task.episode is not None and self.task.done[0]:
-            raise ValueError("the episode has ended: reset comes before step")
-        observation, reward, done, _, info = self.task.step(np.array([action]))
-        observation, info = self._first(observation, info)
-        return observation, float(reward[0]), bool(done[0]), False, info
+            raise ValueError("actions: a step comes after reset; this episode is over")
+        batch, reward, done, _, info = self.task.step(np.array([action]))
+        batch, info = self._only(batch), self._only(info)
+        return batch, float(reward[0]), bool(done[0]), False, info
 
-    def _first(self, *batches):
-        return tuple({k: v[0] for k, v in b.items()} for b in batches)
+    def _only(self, batch):
+        return {name: value[0] for name, value in batch.items()}
 
     def render(self):
         return self.task.picture(0)
 
 
-TASKS = {
-    "coupling": Coupling,
-    "bus": Bus,
-    "map": Map,
-    "distracting-bus": DistractingBus,
-    "cooking": Cooking,
-    "sign-nav": SignNav,
-}
+TASKS = {"coupling": Coupling, "bus": Bus, "map": Map}
+TASKS |= {"distracting-bus": DistractingBus, "cooking": Cooking}
+TASKS |= {"sign-nav": SignNav}
 for name, task in TASKS.items():
     single = functools.partial(Trial, task)
     gymnasium.register(f"imrl/{name}-v0", single, vector_entry_point=task)
