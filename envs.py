@@ -74,6 +74,7 @@ class Task(gymnasium.vector.VectorEnv):
     contact_ends_exploration = False
     test_problems = None  # None: all, and all for training too
     test_instructions = []
+    exhaustive = True  # deterministic: one trial of a pair tells all
     reward_left = 1.0  # at most this an episode can still earn
     episode = None
 
@@ -534,7 +535,7 @@ class SignNav(Task):
     """3D navigation: the sign behind the barrier names the color to fetch."""
 
     actions = ("turn left", "turn right", "forward")
-    contact_ends_exploration = True
+    contact_ends_exploration, exhaustive = True, False
     # (x, z, heading) of ball, block and key; a key's flat side faces the start
     objects = {
         "blue": ((1, 1, 0), (9, 5, 0), (5, 1, -1.6)),

@@ -1,0 +1,343 @@
+"""DREAM's quantities against their equations, and its command line."""
+
+import copy
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dream
+import envs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def setting(env="map", batch=12, **changes):
+    """An untrained agent, its target, replayed trials, their indices."""
+    torch.manual_seed(0)
+    args = dream.Args(env=env, **(dream.DEFAULTS[env] | changes))
+    task, rng = dream.make(args, 32, "train"), np.random.default_rng(0)
+    task.reset(seed=0)
+    agent = dream.Dream(task, args)
+    target = dream.Dream(task, args)
+    with torch.no_grad():
+        agent.f.weight.normal_()
+    mu = rng.choice(task.problems["train"], 32)
+    from_id = rng.random(32) < 0.5
+    trials, distance, info = dream.trial(
+        agent, task, mu, None, from_id, args.noise, (0.9, 0.9), rng
+    )
+    return args, agent, target, trials, torch.arange(batch), distance
+
+
+def episode(trials, prefix, k, ends):
+    """One stored episode's steps, each (L, 1, ...)."""
+    steps = trials[prefix + "length"][k] + ends
+    names = "observation", "before"
+    return [trials[prefix + name][k, :steps, None] for name in names]
+
+
+def unroll(net, observation, before, *context):
+    """A recurrent network step by step, without packing: (L, ...)."""
+    outputs, state, one = [], None, torch.tensor([1])
+    for s, a in zip(observation, before):
+        if context:
+            out, state = net(s, a, one, *context, state)
+        else:
+            x, state = net.memory(s, a, one, state)
+            out = net.out(x)
+        outputs.append(out[0])
+    return torch.stack(outputs)
+
+
+def captured(monkeypatch, *inputs):
+    """The losses, and what q_loss was given for each policy."""
+    calls, q_loss = [], dream.q_loss
+
+    def spy(policy, target, steps, reward, z, args):
+        calls.append((steps, reward, z))
+        return q_loss(policy, target, steps, reward, z, args)
+
+    monkeypatch.setattr(dream, "q_loss", spy)
+    return dream.losses(*inputs), calls
+
+
+@pytest.mark.parametrize("env", ["map", "cooking"])
+def test_exploration_reward_is_its_equation(monkeypatch, env):
+    args, agent, target, trials, batch, distance = setting(env)
+    inputs = agent, target, trials, batch, args
+    _, (_, (steps, reward, z)) = captured(monkeypatch, *inputs)
+    assert z is None and not reward.requires_grad
+    for b in batch:
+        f = agent.f(trials["problem"][b])
+        g = unroll(agent.g, *episode(trials, "exp_", b, 1))
+        d = ((f - g) ** 2).sum(1)
+        r = d[:-1] - d[1:] - args.cost
+        length = steps.length[b]
+        assert len(r) == length
+        torch.testing.assert_close(reward[:length, b], r)
+        # It telescopes: information gained, less the price of the steps.
+        gained = d[0] - d[-1] - args.cost * length
+        total = reward[:length, b].sum()
+        torch.testing.assert_close(total, gained, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(distance[: length + 1, b], d.detach())
+
+
+def test_decoder_loss_is_over_every_prefix():
+    args, agent, target, trials, batch, _ = setting()
+    loss = dream.losses(agent, target, trials, batch, args)["decoder"]
+    errors = []
+    for b in batch:
+        g = unroll(agent.g, *episode(trials, "exp_", b, 1))
+        errors += ((agent.f(trials["problem"][b]) - g) ** 2).sum(1)
+    torch.testing.assert_close(loss, torch.stack(errors).mean())
+
+
+def gradients(loss, module):
+    parameters = [*module.parameters()]
+    found = torch.autograd.grad(
+        loss, parameters, retain_graph=True, allow_unused=True
+    )
+    return [g for g in found if g is not None and g.abs().sum() > 0]
+
+
+def test_which_loss_teaches_what():
+    args, agent, target, trials, batch, _ = setting()
+    loss = dream.losses(agent, target, trials, batch, args)
+    taught = {
+        (name, part)
+        for name in loss
+        for part in ("f", "g", "execution", "exploration")
+        if gradients(loss[name], getattr(agent, part))
+    }
+    assert taught == {
+        ("exploration", "exploration"),
+        ("execution", "execution"),
+        ("execution", "f"),
+        ("execution", "g"),
+        ("decoder", "g"),
+        ("bottleneck", "f"),
+    }
+    assert not gradients(sum(loss.values()), target)
+
+
+def test_z_is_from_the_id_or_from_exploration(monkeypatch):
+    args, agent, target, trials, batch, _ = setting(noise=0.0)
+    inputs = agent, target, trials, batch, args
+    _, ((_, _, z), _) = captured(monkeypatch, *inputs)
+    for b in batch:
+        f = agent.f(trials["problem"][b])
+        g = unroll(agent.g, *episode(trials, "exp_", b, 1))[-1]
+        expected = f if trials["from_id"][b] else g
+        torch.testing.assert_close(z[b], expected)
+        torch.testing.assert_close(trials["z"][b], expected.detach())
+
+
+def test_q_loss_against_a_slow_loop():
+    args, agent, target, trials, batch, _ = setting(lam=0.6, gamma=0.9)
+    z = torch.randn(len(batch), args.z_size)
+    steps = dream.Packed(trials, batch, "exe_")
+    reward = steps.pad(steps.rows("reward"))
+    policies = agent.execution, target.execution
+    loss = dream.q_loss(*policies, steps, reward, z, args)
+    errors = []
+    for b in batch:
+        i = trials["exe_instruction"][b, None]
+        inputs = *episode(trials, "exe_", b, 0), i, z[b, None]
+        q, target_q = unroll(policies[0], *inputs), unroll(policies[1], *inputs)
+        T = len(q)
+        for t in range(T):
+            # The mixture of n-step returns that the recursion stands for.
+            n_step, rewards = [], trials["exe_reward"][b]
+            for n in range(1, T - t + 1):
+                value = sum(args.gamma**k * rewards[t + k] for k in range(n))
+                if t + n < T:
+                    best = target_q[t + n][q[t + n].argmax()]
+                    value = value + args.gamma**n * best
+                n_step.append(value)
+            weights = [(1 - args.lam) * args.lam**k for k in range(T - t - 1)]
+            weights.append(args.lam ** (T - t - 1))
+            G = sum(w * v for w, v in zip(weights, n_step))
+            a = trials["exe_action"][b, t]
+            errors.append((q[t, a] - G.detach()) ** 2)
+    torch.testing.assert_close(loss, torch.stack(errors).mean())
+
+
+@pytest.mark.parametrize("env", ["map", "coupling"])
+def test_padding_never_changes_a_loss(env):
+    args, agent, target, trials, batch, _ = setting(env, noise=0.0)
+    before = dream.losses(agent, target, trials, batch, args)
+    for prefix in ("exp_", "exe_"):
+        length = trials[prefix + "length"]
+        for name, ends in dict(observation=1, before=1, action=0, reward=0).items():
+            value = trials[prefix + name]
+            padding = torch.arange(value.shape[1]) >= length[:, None] + ends
+            value[padding] = 0 if name != "reward" else 99
+    after = dream.losses(agent, target, trials, batch, args)
+    assert before == after
+
+
+def test_replay_keeps_the_latest_trials():
+    replay = dream.Replay(10)
+    for first in range(0, 24, 4):
+        replay.add({"problem": torch.arange(first, first + 4)})
+    assert sorted(replay.data["problem"].tolist()) == [*range(14, 24)]
+    assert set(replay.sample(1000).tolist()) == set(range(10))
+
+
+def test_the_id_never_reaches_meta_test(monkeypatch):
+    args, agent, _, _, _, _ = setting()
+    _, honest = dream.evaluate(agent, args, 1)
+    sensed = envs.Task._sensed
+
+    def garbled(task):
+        batch, info = sensed(task)
+        return batch, info | {"problem": np.random.permutation(info["problem"])}
+
+    monkeypatch.setattr(envs.Task, "_sensed", garbled)
+    with torch.no_grad():
+        agent.f.weight.normal_()
+    _, other = dream.evaluate(agent, args, 1)
+    assert (honest["exp_action"] == other["exp_action"]).all()
+    assert (honest["exe_action"] == other["exe_action"]).all()
+    assert (honest["z"] == other["z"]).all()
+    # The test can fail: the actions do depend on z.
+    with torch.no_grad():
+        agent.g.out.weight.normal_()
+    _, changed = dream.evaluate(agent, args, 1)
+    assert (changed["exe_action"] != honest["exe_action"]).any()
+
+
+def run(*arguments, **kwargs):
+    command = [sys.executable, ROOT / "dream.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **kwargs)
+
+
+def rows(directory):
+    with open(directory / "progress.csv") as file:
+        return [*csv.DictReader(file)]
+
+
+SHORT = "--env map --total-steps 12000 --eval-every 4000 --learn-after 64".split()
+SHORT += "--explore-after 300 --num-envs 32 --batch 16 --hidden 16".split()
+
+
+def test_same_seed_same_numbers(tmp_path):
+    results = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        done = run(*SHORT, "--seed", seed, "--run-dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        results.append(rows(tmp_path / name))
+        for row in results[-1]:
+            del row["seconds"]
+    assert results[0] == results[1] != results[2]
+    assert len(results[0]) == 3
+
+
+def test_evaluation_changes_nothing(tmp_path):
+    for name, every in (("a", 4000), ("b", 12000)):
+        done = run(*SHORT, "--eval-every", every, "--run-dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    often, seldom = rows(tmp_path / "a")[-1], rows(tmp_path / "b")[-1]
+    for name in ("env_steps", "test_return", "return_with_id", "f_norm2"):
+        assert often[name] == seldom[name]
+
+
+def learn(tmp_path, seed, **changes):
+    args = dict(dream.DEFAULTS["coupling"], num_actions=32, seed=seed)
+    args = dream.Args(env="coupling", **(args | changes))
+    run = tmp_path / str(seed)
+    run.mkdir()
+    dream.train(args, run, "cpu")
+    return float(rows(run)[-1]["test_return"])
+
+
+def test_coupling_is_learned(tmp_path):
+    assert learn(tmp_path, 0) >= 0.95
+
+
+def test_coupling_needs_the_exploration_reward(tmp_path, monkeypatch):
+    q_loss = dream.q_loss
+
+    def unrewarded(policy, target, steps, reward, z, args):
+        reward = reward if z is not None else torch.zeros_like(reward)
+        return q_loss(policy, target, steps, reward, z, args)
+
+    monkeypatch.setattr(dream, "q_loss", unrewarded)
+    assert np.mean([learn(tmp_path, seed) for seed in range(5)]) < 0.5
+
+
+def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
+    directory = tmp_path / "run"
+    first = run(*SHORT, "--run-dir", directory)
+    assert first.stdout.startswith("map, seed 0: test return ")
+    last = rows(directory)[-1]
+    said = float(first.stdout.split("test return ")[1].split()[0])
+    assert abs(said - float(last["test_return"])) < 1e-3
+    before = {p.name: p.read_bytes() for p in directory.iterdir()}
+    assert set(before) == {"config.json", "progress.csv", "agent.pt"}
+
+    second = run(*SHORT, "--run-dir", directory)
+    assert second.returncode == 2 and "--overwrite" in second.stderr
+    assert before == {p.name: p.read_bytes() for p in directory.iterdir()}
+
+    evaluated = run("--eval", directory)
+    assert evaluated.stdout.split(" after")[0] == first.stdout.split(" after")[0]
+    trials = np.load(directory / "episodes.npz")
+    assert len(trials["problem"]) == 24 * 4
+    distance = trials["distance"]
+    gain = distance[:, :-1] - distance[:, 1:]
+    np.testing.assert_allclose(trials["exp_gain"], gain)
+    returns = trials["exe_reward"].sum(1).mean()
+    assert abs(returns - float(last["test_return"])) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--env", "maze"], "--env"),
+        (["--num-envs", "0"], "--num-envs"),
+        (["--batch", "-3"], "--batch"),
+        (["--gamma", "1.5"], "--gamma"),
+        (["--learning-rate", "nan"], "--learning-rate"),
+        (["--learning-rate", "inf"], "--learning-rate"),
+        (["--total-steps", "many"], "--total-steps"),
+        (["--seed", "-1"], "--seed"),
+        (["--run-dir", "/proc/nowhere"], "--run-dir"),
+        (["--run-dir", str(ROOT / "dream.py")], "--run-dir"),
+        (["--eval", "/nowhere"], "--eval"),
+    ],
+)
+def test_bad_input(arguments, said):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu():
+    done = run("--device", "cuda")
+    assert done.returncode == 2 and "--device" in done.stderr
+
+
+def test_interrupt_keeps_what_was_logged(tmp_path):
+    command = [sys.executable, ROOT / "dream.py", *SHORT, "--run-dir", tmp_path]
+    command += ["--total-steps", "10000000"]
+    process = subprocess.Popen(command, stdout=-1, stderr=-3, text=True)
+    log = tmp_path / "progress.csv"
+    while not log.exists() or log.read_text().count("\n") < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert said.startswith("map, seed 0: test return ")
+    assert len(rows(tmp_path)) >= 1 and (tmp_path / "agent.pt").exists()
