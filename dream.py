@@ -1,4 +1,4 @@
-"""DREAM: meta-reinforcement learning that learns to explore and to execute apart.
+"""DREAM: meta-reinforcement learning that learns exploring and executing apart.
 
 Liu, Raghunathan, Liang and Finn, Decoupling Exploration and Exploitation for
 Meta-Reinforcement Learning without Sacrifices, ICML 2021, arXiv 2008.02790.
@@ -6,12 +6,12 @@ Meta-Reinforcement Learning without Sacrifices, ICML 2021, arXiv 2008.02790.
 A trial is an exploration episode without reward in an unknown problem mu, then
 an execution episode with an instruction i. Four parts learn:
 
-    f(mu)            bottleneck    problem id -> z, what is worth knowing of mu
-    pi_exec(a|s,i,z) execution     learns on z = f(mu) before exploring works
-    g(tau)           decoder       exploration -> z, without the id
-    pi_exp(a|tau)    exploration   rewarded for what it tells g about z
+    f(mu)             bottleneck   problem id -> z, what is worth knowing of mu
+    pi_exec(a|s,i,z)  execution    on z = f(mu), before exploring works
+    g(tau)            decoder      exploration -> z, without the id
+    pi_exp(a|tau)     exploration  rewarded for what it tells g about z
 
-    python dream.py --env map      # return 0.80 of 0.80 in 5 minutes on a CPU
+    python dream.py --env map      # return 0.80 of 0.80 in 5 minutes
 """
 
 import argparse
@@ -20,7 +20,6 @@ import csv
 import dataclasses
 import functools
 import json
-import math
 import subprocess
 import sys
 import time
@@ -39,15 +38,15 @@ import envs
 
 # All that differs between tasks.
 DEFAULTS = {
-    "coupling": dict(total_steps=5_000, explore_after=500),
-    "bus": dict(),
-    "map": dict(),
-    "distracting-bus": dict(total_steps=1_500_000, explore_after=30_000),
-    "cooking": dict(total_steps=2_000_000, explore_after=30_000),
-    "sign-nav": dict(
-        total_steps=1_000_000, updates=16, batch=32, replay=8_000, cost=0.0,
-        gamma=0.97, explore_after=4_000,
-    ),
+    "coupling": {"total_steps": 5_000, "explore_after": 500},
+    "bus": {},
+    "map": {},
+    "distracting-bus": {"total_steps": 1_500_000, "explore_after": 20_000},
+    "cooking": {"total_steps": 2_000_000, "explore_after": 20_000},
+    "sign-nav": {
+        "total_steps": 1_000_000, "updates": 16, "batch": 32, "replay": 8_000,
+        "gamma": 0.97, "cost": 0.0,
+    },
 }
 
 
@@ -62,7 +61,7 @@ class Args:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU, where there is one"""
     run_dir: Path | None = None
-    """for the results; runs/<method>/<env>/<seed> if None"""
+    """for the results; None: runs/dream/<env>/<seed>"""
     overwrite: bool = False
     """replace what an earlier run has left there"""
     eval: Path | None = None
@@ -73,30 +72,26 @@ class Args:
     """A, of coupling"""
     num_envs: int = 64
     """trials side by side"""
-    updates: int = 4
+    updates: int = 8
     """gradient steps after num_envs trials"""
-    batch: int = 128
+    batch: int = 64
     """trials in a gradient step"""
     replay: int = 16_000
     """trials in the replay"""
-    learn_after: int = 500
-    """trials before the first gradient step"""
     explore_after: int = 5_000
     """trials before the exploration policy learns too"""
     epsilon: float = 0.15
-    """share of random actions, least: geometric over the copies, from 1"""
+    """least share of random actions; geometric over the copies, from 1"""
     learning_rate: float = 1e-3
     """of Adam; four times that for f"""
-    target_every: int = 100
+    target_every: int = 50
     """gradient steps between copies to the target network"""
     gamma: float = 0.99
     """discount"""
-    lam: float = 0.7
-    """lambda of the returns that Q learns"""
+    lam: float = 0.9
+    """lambda of Watkins's Q(lambda)"""
     hidden: int = 64
-    """units in a layer"""
-    z_size: int = 64
-    """dimensions of z"""
+    """units in a layer, and dimensions of z"""
     noise: float = 0.1
     """rho, standard deviation of z around f(mu)"""
     beta: float = 1e-3
@@ -107,7 +102,7 @@ class Args:
 
 # --- shared: networks -------------------------------------------------------
 class Features(nn.Module):
-    """What is sensed, (R, ...), -> (R, hidden)."""
+    """What is sensed, (R, ...) -> (R, hidden)."""
 
     def __init__(self, space, hidden):
         super().__init__()
@@ -120,10 +115,10 @@ class Features(nn.Module):
             )
             self.out = nn.Linear(32 * 6 * 8, hidden)
         else:  # tokens
-            self.net = nn.EmbeddingBag(space.nvec.sum(), hidden, mode="sum")
-            self.out = nn.Linear(hidden, hidden)
             first = torch.tensor([0, *space.nvec[:-1]]).cumsum(0)
             self.register_buffer("first", first)
+            self.net = nn.EmbeddingBag(space.nvec.sum(), hidden, mode="sum")
+            self.out = nn.Linear(hidden, hidden)
 
     def forward(self, x):
         if x.dtype == torch.uint8:
@@ -137,7 +132,7 @@ class Memory(nn.Module):
     """Recurrent over observations and the actions before them.
 
     Rows (R, ...) are the steps of Packed episodes, `sizes` how many run at
-    each t. Returns (R, 2 * hidden) and the state after the last t.
+    each t. Returns (R, 2 * hidden), and the state after the last t.
     """
 
     def __init__(self, spaces, num_actions, hidden):
@@ -154,9 +149,9 @@ class Memory(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """Dueling Q(tau_:t, i, z, .), (R, A); without z where z_size is 0."""
+    """Dueling Q(tau_:t, i, z, .), (R, A); no z where z_size is 0."""
 
-    def __init__(self, spaces, num_actions, hidden, z_size=0):
+    def __init__(self, spaces, num_actions, hidden, z_size):
         super().__init__()
         self.memory = Memory(spaces, num_actions, hidden)
         self.instruction = Features(spaces["instruction"], hidden)
@@ -169,10 +164,9 @@ class QNetwork(nn.Module):
         self.value = nn.Linear(2 * hidden, 1)
         self.advantage = nn.Linear(2 * hidden, num_actions)
 
-    def forward(self, observation, before, sizes, i, z=None, state=None):
+    def forward(self, observation, before, sizes, i, z, state=None):
         x, state = self.memory(observation, before, sizes, state)
-        x = [x, self.instruction(i)] + ([] if z is None else [z])
-        x = self.body(torch.cat(x, 1))
+        x = self.body(torch.cat([x, self.instruction(i), z], 1))
         advantage = self.advantage(x)
         mean = advantage.mean(1, keepdim=True)
         return self.value(x) + advantage - mean, state
@@ -189,11 +183,10 @@ class Replay:
         """Trials {name: (N, ...)}; the oldest give way."""
         n = len(trials["problem"])
         slots = torch.arange(self.count, self.count + n) % self.capacity
-        for name, value in trials.items():
+        for name, new in trials.items():
             if name not in self.data:
-                shape = self.capacity, *value.shape[1:]
-                self.data[name] = value.new_empty(shape)
-            self.data[name][slots] = value
+                self.data[name] = new.new_empty(self.capacity, *new.shape[1:])
+            self.data[name][slots] = new
         self.count += n
 
     def sample(self, batch):
@@ -206,15 +199,15 @@ class Packed:
 
     b is a place in `trials`, indices into the data {name: (N, ...)}. At each t
     the longest episodes come first, as PackedSequence wants it. With `ends`
-    the observation after the last action has its row too. Indices stay on the
-    CPU, so that nothing waits for a GPU.
+    the observation after the last action has its row too. All indices stay on
+    the CPU, so that nothing waits for a GPU.
     """
 
     def __init__(self, data, trials, prefix, ends=False):
         self.data, self.trials, self.prefix = data, trials, prefix
         self.length = data[prefix + "length"][trials]
         count, order = (self.length + ends).sort(descending=True, stable=True)
-        running = torch.arange(int(count[0]))[:, None] < count
+        running = torch.arange(int(count[0]))[:, None] < count  # (T, B)
         self.sizes = running.sum(1)
         self.t, column = running.nonzero(as_tuple=True)
         self.b = order[column]
@@ -232,40 +225,41 @@ class Packed:
         shape = len(self.sizes), len(self.trials), *rows.shape[1:]
         return rows.new_zeros(shape).index_put((self.t, self.b), rows)
 
-    def last(self, rows):
-        """(R, ...) -> (B, ...), what stands at the end, t = length."""
-        end = self.t == self.length[self.b]
-        shape = len(self.trials), *rows.shape[1:]
-        return rows.new_zeros(shape).index_put((self.b[end],), rows[end])
+    def last(self, padded):
+        """(T, B, ...) -> (B, ...), what stands at t = length."""
+        return padded[self.length, torch.arange(len(self.length))]
 
 
-def lambda_returns(reward, value, length, gamma, lam):
-    """G_t = r_t + gamma ((1 - lam) v_t+1 + lam G_t+1), all zero at the end.
+def lambda_returns(reward, value, trace, length, gamma):
+    """G_t = r_t + gamma ((1 - l_t+1) v_t+1 + l_t+1 G_t+1), 0 after the end.
 
-    reward, value and G are (T, B), value[t] that of observation t.
+    reward, value, trace l and G are (T, B); v_t is that of observation t.
     """
     returns = torch.zeros_like(reward)
     after = torch.zeros_like(reward[0])
     for t in reversed(range(len(reward))):
         returns[t] = reward[t] + gamma * after * (t + 1 < length)
-        after = (1 - lam) * value[t] + lam * returns[t]
+        after = torch.lerp(value[t], returns[t], trace[t])
     return returns
 
 
 def q_loss(policy, target, steps, reward, z, args):
-    """Squared error of Q to the lambda-returns of double Q-learning.
+    """Squared error of double Q-learning with Watkins's Q(lambda).
 
-    steps is Packed, reward (T, B), z (B, Z) or None.
+    steps is Packed, reward (T, B), z (B, Z).
     """
     i = steps.data[steps.prefix + "instruction"][steps.trials[steps.b]]
-    inputs = *steps.inputs(), i, None if z is None else z[steps.b]
+    inputs = *steps.inputs(), i, z[steps.b]
     q, _ = policy(*inputs)
+    action, best = steps.rows("action"), q.argmax(1)
     with torch.no_grad():
         target_q, _ = target(*inputs)
-        value = steps.pad(target_q.gather(1, q.argmax(1, keepdim=True))[:, 0])
+        value = steps.pad(target_q.gather(1, best[:, None])[:, 0])
+        # What follows an action that is not greedy tells nothing of greedy play.
+        trace = args.lam * steps.pad((action == best).float())
         length = steps.length.to(q.device)
-        returns = lambda_returns(reward, value, length, args.gamma, args.lam)
-    q = q.gather(1, steps.rows("action")[:, None])[:, 0]
+        returns = lambda_returns(reward, value, trace, length, args.gamma)
+    q = q.gather(1, action[:, None])[:, 0]
     return ((q - returns[steps.t, steps.b]) ** 2).mean()
 
 
@@ -276,42 +270,39 @@ def rollout(task, options, policy, z, epsilon, rng):
     (T + 1 of each, "none" first), action and reward (T), instruction, length.
     """
     N, T, A = task.num_envs, task.max_steps, int(task.single_action_space.n)
-    to = functools.partial(torch.as_tensor, device=next(policy.parameters()).device)
+    to = functools.partial(torch.as_tensor, device=z.device)
     batch, info = task.reset(options=options)
     seen, i = batch["observation"], to(batch["instruction"])
     kind = np.uint8 if seen.dtype == np.uint8 else np.int16
     observation = np.zeros((N, T + 1, *seen.shape[1:]), kind)
-    action, reward = np.full((N, T + 1), A), np.zeros((N, T), np.float32)
-    length, done = np.zeros(N, int), np.zeros(N, bool)
-    state, sizes = None, torch.tensor([N])
+    observation[:, 0], length = seen, np.zeros(N, int)
+    before, reward = np.full((N, T + 1), A), np.zeros((N, T), np.float32)
+    done, state, sizes = np.zeros(N, bool), None, torch.tensor([N])
     for t in range(T):
-        observation[:, t] = seen
         with torch.no_grad():
-            now = to(observation[:, t]), to(action[:, t]), sizes
+            now = to(observation[:, t]), to(before[:, t]), sizes
             q, state = policy(*now, i, z, state)
         greedy, random = q.argmax(1).cpu().numpy(), rng.integers(A, size=N)
-        chosen = np.where(rng.random(N) < epsilon, random, greedy)
+        action = np.where(rng.random(N) < epsilon, random, greedy)
         length += ~done
-        action[:, t + 1] = chosen
-        batch, reward[:, t], done, _, info = task.step(chosen)
-        seen = batch["observation"]
-        observation[:, t + 1] = seen
+        batch, reward[:, t], done, _, info = task.step(action)
+        observation[:, t + 1], before[:, t + 1] = batch["observation"], action
         if done.all():
             break
-    episodes = dict(observation=observation, before=action, reward=reward)
-    episodes["action"] = action[:, 1:]
-    episodes = {name: to(value) for name, value in episodes.items()}
-    return episodes | {"instruction": i, "length": torch.as_tensor(length)}, info
+    steps = {"observation": observation, "before": before, "reward": reward}
+    steps = {name: to(value) for name, value in steps.items()}
+    steps |= {"action": steps["before"][:, 1:], "instruction": i}
+    return steps | {"length": torch.as_tensor(length)}, info
 
 
 # --- end of shared ----------------------------------------------------------
 class Decoder(nn.Module):
     """g(tau_:t), (R, Z), of every prefix."""
 
-    def __init__(self, spaces, num_actions, hidden, z_size):
+    def __init__(self, spaces, num_actions, hidden):
         super().__init__()
         self.memory = Memory(spaces, num_actions, hidden)
-        self.out = nn.Linear(2 * hidden, z_size)
+        self.out = nn.Linear(2 * hidden, hidden)
 
     def forward(self, *inputs):
         return self.out(self.memory(*inputs)[0])
@@ -324,12 +315,12 @@ class Dream(nn.Module):
         super().__init__()
         spaces = task.single_observation_space.spaces
         sizes = spaces, int(task.single_action_space.n), args.hidden
-        self.f = nn.Embedding(len(task.offers["test"]), args.z_size)
+        self.f = nn.Embedding(len(task.offers["test"]), args.hidden)
         # From near zero, z holds only what the execution loss puts there.
         nn.init.normal_(self.f.weight, std=0.02)
-        self.g = Decoder(*sizes, args.z_size)
-        self.execution = QNetwork(*sizes, args.z_size)
-        self.exploration = QNetwork(*sizes)
+        self.g = Decoder(*sizes)
+        self.execution = QNetwork(*sizes, z_size=args.hidden)
+        self.exploration = QNetwork(*sizes, z_size=0)
 
 
 def losses(agent, target, data, trials, args, explore=True):
@@ -346,10 +337,12 @@ def losses(agent, target, data, trials, args, explore=True):
     loss["bottleneck"] = args.beta * (f**2).sum(1).mean()
 
     # Execution: on z ~ F(z | mu) or z = g(tau), drawn once for each trial.
+    from_id = data["from_id"][trials][:, None]
     noisy = f + args.noise * torch.randn_like(f)
-    z = torch.where(data["from_id"][trials][:, None], noisy, exp.last(g))
+    z = torch.where(from_id, noisy, exp.last(exp.pad(g)))
     exe = Packed(data, trials, "exe_")
-    reward, policies = exe.pad(exe.rows("reward")), (agent.execution, target.execution)
+    reward = exe.pad(exe.rows("reward"))
+    policies = agent.execution, target.execution
     loss["execution"] = q_loss(*policies, exe, reward, z, args)
 
     # Exploration: r_t = |f - g(tau_:t)|^2 - |f - g(tau_:t+1)|^2 - c, what a
@@ -358,81 +351,79 @@ def losses(agent, target, data, trials, args, explore=True):
         distance = exp.pad(error.detach())
         reward = distance[:-1] - distance[1:] - args.cost
         exp, policies = Packed(data, trials, "exp_"), (agent.exploration, target.exploration)
-        loss["exploration"] = q_loss(*policies, exp, reward, None, args)
+        loss["exploration"] = q_loss(*policies, exp, reward, f[:, :0], args)
     return loss
 
 
 def trial(agent, task, problem, instruction, from_id, noise, epsilons, rng):
     """A trial in each copy, on z = f(mu) + noise where from_id, else g(tau).
 
-    Returns the trials {name: (N, ...)}, |f(mu) - g(tau_:t)|^2 as (T + 1, N),
-    zero after the end, and the last info of exploration.
+    Returns the trials {name: (N, ...)} and what else is known of them: z,
+    distance |f(mu) - g(tau_:t)|^2 (N, T + 1), 0 after the end, and the last
+    info of exploration.
     """
-    device = agent.f.weight.device
-    options = {"problem": problem, "instruction": "none"}
-    exp, info = rollout(task, options, agent.exploration, None, epsilons[0], rng)
-    steps = Packed(exp, torch.arange(len(problem)), "", ends=True)
-    mu, from_id = torch.as_tensor(problem), torch.as_tensor(from_id)
-    mu, from_id = mu.to(device), from_id.to(device)
+    mu = torch.as_tensor(problem, device=agent.f.weight.device)
     with torch.no_grad():
-        f, g = agent.f(mu), agent.g(*steps.inputs())
-        distance = steps.pad(((f[steps.b] - g) ** 2).sum(1))
+        f = agent.f(mu)  # (N, Z)
+    options = {"problem": problem, "instruction": "none"}
+    exp, info = rollout(task, options, agent.exploration, f[:, :0], epsilons[0], rng)
+    steps = Packed(exp, torch.arange(len(problem)), "", ends=True)
+    with torch.no_grad():
+        g = agent.g(*steps.inputs())
+        distance = steps.pad(((f[steps.b] - g) ** 2).sum(1)).T
         noisy = f + noise * torch.randn_like(f) if noise else f
-        z = torch.where(from_id[:, None], noisy, steps.last(g))
-    options["instruction"] = instruction
+    from_id = torch.as_tensor(from_id, device=f.device)
+    z = torch.where(from_id[:, None], noisy, steps.last(steps.pad(g)))
     options = {"problem": problem, "instruction": instruction}
     exe, _ = rollout(task, options, agent.execution, z, epsilons[1], rng)
-    trials = {"problem": mu, "from_id": from_id, "z": z}
+    trials = {"problem": mu, "from_id": from_id}
     trials |= {"exp_" + name: value for name, value in exp.items()}
     trials |= {"exe_" + name: value for name, value in exe.items()}
-    return trials, distance, info
+    return trials, {"z": z, "distance": distance, "info": info}
 
 
-def evaluate(agent, args, repeats):
+def evaluate(agent, args, final=False):
     """A row of progress.csv, and the meta-test trials that it tells of.
 
-    Meta-test trials are greedy. Exploration as in training, on training
-    problems, and execution on z = f(mu) then tell what has not been learned.
+    Meta-test trials are greedy and know no id. Then, to see what is not yet
+    learned: execution on z = f(mu), and the decoder after half-random
+    exploration, on training problems.
     """
-    rng, task = np.random.default_rng(0), make(args, 1, "test")
-    repeats = 1 if task.exhaustive else repeats
+    task, rng = make(args, 1, "test"), np.random.default_rng(0)
+    repeats = 1 if task.exhaustive else 84 if final else 17
+    groups = task.groups() | {"return_with_id": task.pairs("train", "train")}
     row, kept = {}, None
-    for name, pairs in task.groups().items():
-        pairs = np.tile(pairs, (repeats, 1))
-        test = make(args, len(pairs), "test")
-        test.reset(seed=1)
-        trials, distance, info = trial(agent, test, *pairs.T, pairs[:, 0] < 0, 0, (0, 0), rng)
-        returns = trials["exe_reward"].sum(1).double()
-        row[name] = returns.mean().item()
-        if kept is None:
-            kept = trials | {"distance": distance.T}
-            error = returns.std().item() / len(pairs) ** 0.5
-            row["test_return_se"] = 0.0 if task.exhaustive else error
-            row["optimal_return"] = test.optimal_return(*pairs.T).mean()
-            row["exploration_steps"] = trials["exp_length"].double().mean().item()
-            del info["problem"], info["instruction"]
-            row |= {name: value.mean() for name, value in info.items()}
-    known = np.tile(task.pairs("train", "train"), (repeats, 1))
-    train = make(args, len(known), "test")
-    train.reset(seed=2)
-    trials, distance, info = trial(agent, train, *known.T, known[:, 0] >= 0, 0, (0.5, 0), rng)
-    row["return_with_id"] = trials["exe_reward"].sum(1).double().mean().item()
-    length = trials["exp_length"].to(distance.device)
-    left = distance.gather(0, length[None])[0]
-    reward = distance[0] - left - args.cost * length
-    row["exploration_reward"] = reward.mean().item()
-    row["decoder_error"] = left.mean().item()
-    found = [*info.values()][2] > 0
-    row["decoder_error_informed"] = left.cpu()[torch.as_tensor(found)].mean().item()
+    for name, pairs in groups.items():
+        pairs, by_id = np.tile(pairs, (repeats, 1)), name == "return_with_id"
+        copies, from_id = make(args, len(pairs), "test"), np.full(len(pairs), by_id)
+        copies.reset(seed=0)
+        epsilons = 0.5 * by_id, 0
+        trials, more = trial(agent, copies, *pairs.T, from_id, 0, epsilons, rng)
+        returns = trials["exe_reward"].sum(1, dtype=torch.float64).cpu()
+        row[name], info = returns.mean().item(), more["info"]
+        if name == "test_return":
+            kept = trials | {"z": more["z"], "distance": more["distance"]}
+            error = 0 if task.exhaustive else returns.std() / len(pairs) ** 0.5
+            row["test_return_se"] = float(error)
+            row["optimal_return"] = task.optimal_return(*pairs.T).mean()
+            steps = trials["exp_length"].double()
+            row["exploration_steps"] = steps.mean().item()
+            row |= {k: v.mean() for k, v in [*info.items()][2:]}
+    left = more["distance"].gather(1, trials["exp_length"].to(returns.device)[:, None])[:, 0]
     f = agent.f(trials["problem"]).detach()
+    gain = more["distance"][:, 0] - left - args.cost * trials["exp_length"]
+    found = torch.as_tensor([*info.values()][2] > 0)
+    row["exploration_reward"] = gain.mean().item()
+    row["decoder_error"] = left.mean().item()
+    row["decoder_error_informed"] = left[found].mean().item()
     row["prior_error"] = ((f - f.mean(0)) ** 2).sum(1).mean().item()
     row["f_norm2"] = (f**2).sum(1).mean().item()
     return row, kept
 
 
 # --- shared: command line and run directory ---------------------------------
-MAY_BE_ZERO = "seed learn_after explore_after cost noise beta"
-SHARES = "gamma lam epsilon"  # from 0 to 1
+LIMITS = {"seed": 0, "explore_after": 0, "noise": 0, "beta": 0, "cost": 0}
+SHARES = "gamma", "lam", "epsilon"
 
 
 def stop(message):
@@ -444,128 +435,117 @@ def stop(message):
 def parse():
     """The command line, over the defaults of its task."""
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    scan.add_argument("--env", default=Args.env)
+    scan.add_argument("--env", choices=DEFAULTS, default=Args.env)
     env = scan.parse_known_args()[0].env
-    args = tyro.cli(Args, default=Args(env=env, **DEFAULTS.get(env, {})))
+    args = tyro.cli(Args, default=Args(env=env, **DEFAULTS[env]))
     for name, value in vars(args).items():
-        if type(value) in (int, float):
-            share, whole = name in SHARES.split(), type(value) is int
-            zero = share or name in MAY_BE_ZERO.split()
-            allowed = "0 or more" if zero else "1 or more" if whole else "above 0"
-            allowed = "0 to 1" if share else allowed
-            fits = value >= 0 if zero else value >= 1 if whole else value > 0
-            if not fits or value > (1 if share else sys.maxsize):
-                stop(f"--{name.replace('_', '-')}: {allowed}, not {value}")
+        low = LIMITS.get(name, 1 if type(value) is int else 1e-12)
+        low, high = (0, 1) if name in SHARES else (low, 10**12)
+        if type(value) in (int, float) and not low <= value <= high:
+            option = "--" + name.replace("_", "-")
+            stop(f"{option}: from {low} to {high}, not {value}")
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.device == "cuda" and not torch.cuda.is_available():
-        stop("--device cuda: PyTorch sees no GPU here; take cpu or auto")
+        stop("--device cuda: PyTorch finds no GPU; take cpu or auto")
     return args
 
 
 @functools.cache
-def _make(env, num_envs, split, **kwargs):
-    return gymnasium.make_vec(f"imrl/{env}-v0", num_envs, split=split, **kwargs)
+def cached(env, *args, **kwargs):
+    return gymnasium.make_vec(f"imrl/{env}-v0", *args, **kwargs)
 
 
 def make(args, num_envs, split):
-    """The task, vectorised; each is made only once."""
+    """The task, vectorised; the same one when asked again."""
     kwargs = {"num_actions": args.num_actions} if args.env == "coupling" else {}
     try:
-        return _make(args.env, num_envs, split, **kwargs)
+        return cached(args.env, num_envs, split=split, **kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         stop(error)
 
 
 def open_run(args, method):
-    """Make the run directory with its config.json."""
+    """Make the run directory, with config.json."""
     run = args.run_dir or Path("runs", method, args.env, str(args.seed))
-    here, quiet = Path(__file__).resolve().parent, subprocess.DEVNULL
-    git = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    git = ["git", "-C", Path(__file__).resolve().parent, "rev-parse", "HEAD"]
+    config = {"method": method, "commit": None} | vars(args)
+    config = {k: v for k, v in config.items() if k not in ("run_dir", "eval")}
     try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    except OSError:  # no git
-        commit = ""
-    config = {"method": method, "commit": commit, **vars(args)}
-    for name in ("run_dir", "overwrite", "eval"):
-        del config[name]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout
+        config["commit"] = commit.strip()
+    except OSError:
+        pass  # no git here
     try:
         run.mkdir(parents=True, exist_ok=True)
         if any(run.iterdir()) and not args.overwrite:
-            stop(f"{run} is not empty; --overwrite replaces what is there")
-        for name in ("agent.pt", "episodes.npz", "progress.csv"):
+            stop(f"{run} is not empty; --overwrite replaces what is in it")
+        for name in ("progress.csv", "agent.pt", "episodes.npz"):
             (run / name).unlink(missing_ok=True)
         (run / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     except OSError as error:
-        stop(f"--run-dir {run}: {error.strerror}")
+        stop(f"--run-dir: {run}: {error.strerror}")
     return run
 
 
 def say(args, row):
-    """The last line: the final row in words."""
-    if row is None:
-        print(f"{args.env}, seed {args.seed}: stopped before the first evaluation")
-        return
+    """The last line: the last row in words."""
+    row = {k: float(v) for k, v in row.items()}
     print(
         f"{args.env}, seed {args.seed}: test return {row['test_return']:.3f} "
-        f"(standard error {row['test_return_se']:.3f}; optimum "
-        f"{row['optimal_return']:.3f}) after {row['env_steps']:,} environment "
-        f"steps and {row['seconds'] / 60:.1f} minutes of training; "
-        f"exploration takes {row['exploration_steps']:.1f} steps"
+        f"(standard error {row['test_return_se']:.3f}, optimum "
+        f"{row['optimal_return']:.3f}), exploration of "
+        f"{row['exploration_steps']:.1f} steps, after {row['env_steps']:,.0f} "
+        f"environment steps and {row['seconds'] / 60:.1f} minutes of training"
     )
 
 
 # --- end of shared ----------------------------------------------------------
-def save_trials(args, device):
-    """--eval: many test trials of a saved agent, to episodes.npz."""
-    run = args.eval
+def save_trials(run):
+    """--eval: many test trials of a saved agent, into its episodes.npz."""
     try:
         config = json.loads((run / "config.json").read_text())
-        config = {k: v for k, v in config.items() if k not in ("method", "commit")}
-        args = Args(**config)
-        weights = torch.load(run / "agent.pt", device, weights_only=True)
-    except (OSError, ValueError) as error:
-        stop(f"--eval {run}: no finished run of dream.py ({error})")
-    agent = Dream(make(args, 1, "test"), args).to(device)
+        fields = [field.name for field in dataclasses.fields(Args)]
+        args = Args(**{k: v for k, v in config.items() if k in fields})
+        weights = torch.load(run / "agent.pt", "cpu", weights_only=True)
+        last = [*csv.DictReader((run / "progress.csv").open())][-1]
+    except (OSError, ValueError, IndexError) as error:
+        stop(f"--eval: {run} holds no finished run: {error}")
+    agent = Dream(make(args, 1, "test"), args)
     agent.load_state_dict(weights)
-    row, trials = evaluate(agent, args, 84)
-    gain = trials["distance"][:, :-1] - trials["distance"][:, 1:]
-    trials["exp_gain"] = gain  # r_t + c
-    trials = {name: value.cpu().numpy() for name, value in trials.items()}
-    np.savez_compressed(run / "episodes.npz", **trials)
-    with open(run / "progress.csv") as file:
-        last = [*csv.DictReader(file)][-1]
-    row |= {name: float(last[name]) for name in ("env_steps", "seconds")}
-    row["env_steps"] = int(row["env_steps"])
-    say(args, row)
+    row, trials = evaluate(agent, args, final=True)
+    trials["gain"] = -trials["distance"].diff()  # the exploration reward + c
+    arrays = {name: value.numpy() for name, value in trials.items()}
+    np.savez_compressed(run / "episodes.npz", **arrays)
+    say(args, last | row)
 
 
-def train(args, run, device):
-    # Evaluation has its own random numbers, so that it changes nothing here.
+def train(args, run):
+    # An evaluation has its own random numbers, so that it changes nothing.
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     task = make(args, args.num_envs, "train")
     task.reset(seed=args.seed)
-    agent = Dream(task, args).to(device)
+    agent = Dream(task, args).to(args.device)
     target = copy.deepcopy(agent)
-    f = [*agent.f.parameters()]
-    others = [p for p in agent.parameters() if p is not f[0]]
+    f, *others = agent.parameters()
     groups = [{"params": others}, {"params": f, "lr": 4 * args.learning_rate}]
     optimizer = torch.optim.Adam(groups, args.learning_rate, fused=True)
     replay = Replay(args.replay)
-    bar = tqdm(total=args.total_steps, unit=" steps")
-    steps = trials = updates = evaluations = 0
-    seconds, row, sums = 0.0, None, {}
-    file = open(run / "progress.csv", "w", newline="")
-
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
+    steps = trials = updates = next_evaluation = 0
+    seconds, row, sums = 0.0, None, {}
+    bar = tqdm(total=args.total_steps, unit=" steps")
+    file = open(run / "progress.csv", "w", newline="")
     try:
         while steps < args.total_steps:
             began = time.perf_counter()
-            # EXPLORE, then EXECUTE on what is known from the id or was found
+            # EXPLORE, then EXECUTE on the z of the id or of the exploration
+            explore = trials >= args.explore_after
+            epsilons = rng.permutation(spread) if explore else 1.0, spread
             problem = rng.choice(task.problems["train"], args.num_envs)
             from_id = rng.random(args.num_envs) < 0.5
-            explore = trials >= args.explore_after
-            epsilons = rng.permutation(spread) if explore else 1, rng.permutation(spread)
-            data, _, _ = trial(
+            data, _ = trial(
                 agent, task, problem, None, from_id, args.noise, epsilons, rng
             )
             replay.add(data)
@@ -573,7 +553,7 @@ def train(args, run, device):
             steps += int(data["exp_length"].sum() + data["exe_length"].sum())
 
             # UPDATE
-            for _ in range(args.updates if trials > args.learn_after else 0):
+            for _ in range(args.updates):
                 batch = replay.sample(args.batch)
                 loss = losses(agent, target, replay.data, batch, args, explore)
                 optimizer.zero_grad()
@@ -584,22 +564,23 @@ def train(args, run, device):
                 if updates % args.target_every == 0:
                     target.load_state_dict(agent.state_dict())
                 for name, value in loss.items():
-                    sums.setdefault(name, []).append(value.detach())
-            if device == "cuda":
+                    sums[name] = sums.get(name, 0) + value.detach()
+                    sums[name, "n"] = sums.get((name, "n"), 0) + 1
+            if args.device == "cuda":
                 torch.cuda.synchronize()
             seconds += time.perf_counter() - began
             bar.update(min(steps, args.total_steps) - bar.n)
 
             # EVALUATE
-            over = steps >= args.total_steps
-            if over or steps >= args.eval_every * (evaluations + 1):
-                evaluations = steps // args.eval_every
-                counts = dict(env_steps=steps, seconds=seconds, trials=trials, updates=updates)
-                found, _ = evaluate(agent, args, 84 if over else 17)
-                row = counts | found
+            final = steps >= args.total_steps
+            if final or steps >= next_evaluation:
+                next_evaluation = steps + args.eval_every
+                row = {"env_steps": steps, "seconds": round(seconds, 2)}
+                row |= {"trials": trials, "updates": updates}
+                row |= evaluate(agent, args, final)[0]
                 for name in ("execution", "exploration", "decoder"):
-                    some = sums.get(name)
-                    row[name + "_loss"] = torch.stack(some).mean().item() if some else math.nan
+                    mean = sums.get(name, np.nan) / sums.get((name, "n"), 1)
+                    row[name + "_loss"] = float(mean)
                 sums.clear()
                 writer = csv.DictWriter(file, row)
                 if file.tell() == 0:
@@ -611,19 +592,18 @@ def train(args, run, device):
                     f"exploration {row['exploration_steps']:.1f} steps"
                 )
     except KeyboardInterrupt:
-        pass
+        pass  # what was logged is kept
     bar.close()
     file.close()
     torch.save(agent.state_dict(), run / "agent.pt")
-    say(args, row)
+    if row is not None:
+        say(args, row)
 
 
 if __name__ == "__main__":
     args = parse()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = device if args.device == "auto" else args.device
     if args.eval is not None:
-        save_trials(args, device)
+        save_trials(args.eval)
     else:
-        make(args, 1, "test")
-        train(args, open_run(args, "dream"), device)
+        make(args, 1, "test")  # without OpenGL this stops, before a run is made
+        train(args, open_run(args, "dream"))

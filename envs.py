@@ -4,9 +4,9 @@ A problem mu fixes the environment. A trial in it is one exploration episode,
 without instruction and reward, then execution episodes, each with its own
 instruction (Liu et al., ICML 2021, arXiv 2008.02790). A `reset` begins one:
 
-    envs = gymnasium.make_vec("imrl/map-v0", num_envs=64, split="train")
-    envs.reset(options={"problem": mu, "instruction": "none"})  # explore
-    envs.reset(options={"problem": mu, "instruction": i})       # execute
+    copies = gymnasium.make_vec("imrl/map-v0", num_envs=64, split="train")
+    copies.reset(options={"problem": mu, "instruction": "none"})  # explore
+    copies.reset(options={"problem": mu, "instruction": i})       # execute
 
 `gymnasium.make("imrl/map-v0")` is a single copy. An observation is a dictionary
 of `observation` (what is sensed: integer tokens, or a frame) and `instruction`
@@ -16,9 +16,9 @@ of `observation` (what is sensed: integer tokens, or a frame) and `instruction`
 import contextlib
 import copy
 import functools
-import itertools
 import os
 import sys
+from itertools import permutations, product
 from unittest import mock
 
 import gymnasium
@@ -30,10 +30,9 @@ APT = "libgl1 libglu1-mesa libegl1 libfreetype6"
 APT = "apt-get install --no-install-recommends " + APT
 # left, up, right, down; all other actions stay
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)] + 3 * [(0, 0)])
-# Okabe and Ito's, which the colour-blind can tell apart; white; grey
+# four that the colour-blind can tell apart (Okabe and Ito), white, grey
 COLORS = (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)
 COLORS = np.array([*COLORS, 3 * (255,), 3 * (160,)])
-PERMUTATIONS = np.array([*itertools.permutations(range(4))])
 
 
 def walk(x, y, actions, active, size):
@@ -70,16 +69,14 @@ class Task(gymnasium.vector.VectorEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
     metadata["autoreset_mode"] = gymnasium.vector.AutoresetMode.DISABLED
-    max_steps = 20
-    contact_ends_exploration = False
-    test_problems = None  # None: all, and all for training too
-    test_instructions = []
+    max_steps, contact_ends_exploration = 20, False
+    test_problems, test_instructions = [], []  # none: train and test on all
     exhaustive = True  # deterministic: one trial of a pair tells all
     reward_left = 1.0  # at most this an episode can still earn
     episode = None
 
-    def __init__(self, observation, instructions, num_problems,
-                 num_envs=1, split="train", render_mode=None):
+    def __init__(self, observation, instructions, num_envs=1, split="train",
+                 render_mode=None):
         if split not in ("train", "test"):
             raise ValueError(f"split: 'train' or 'test', not {split!r}")
         self.num_envs, self.split = num_envs, split
@@ -88,22 +85,21 @@ class Task(gymnasium.vector.VectorEnv):
         # "none" is the last row and column, where the index -1 finds it.
         none = np.max(instructions, 0) + 1
         self.tokens = np.array([*instructions, none])
-        everything = np.arange(num_problems)
-        offers = [[self.offered(p, i) for i in self.tokens] for p in everything]
+        problems = np.arange(self.num_problems)
+        offers = [[self.offered(p, i) for i in self.tokens] for p in problems]
         self.offers = {"train": np.array(offers), "test": np.array(offers)}
         self.offers["train"][:, self.test_instructions] = False
-        self.problems = {"train": everything, "test": everything}
-        if self.test_problems is not None:
-            train = np.setdiff1d(everything, self.test_problems)
-            self.problems = {"train": train, "test": self.test_problems}
+        train = np.setdiff1d(problems, self.test_problems)
+        test = np.array(self.test_problems or problems)
+        self.problems = {"train": train, "test": test}
 
+        space = {"observation": observation}
+        space["instruction"] = MultiDiscrete(none + 1)
+        self.single_observation_space = Dict(space)
         self.single_action_space = Discrete(len(self.actions))
-        self.single_observation_space = Dict(
-            observation=observation, instruction=MultiDiscrete(none + 1)
-        )
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.observation_space = batch_space(
-            self.single_observation_space, num_envs
+        both = self.single_observation_space, self.single_action_space
+        self.observation_space, self.action_space = (
+            batch_space(space, num_envs) for space in both
         )
 
     def offered(self, problem, instruction):
@@ -236,9 +232,8 @@ class Coupling(Task):
     max_steps = 1
 
     def __init__(self, num_actions=8, **kwargs):
-        self.actions = range(num_actions)
-        observation = MultiDiscrete([num_actions + 1])
-        super().__init__(observation, [[0]], num_actions, **kwargs)
+        self.actions, self.num_problems = range(num_actions), num_actions
+        super().__init__(MultiDiscrete([num_actions + 1]), [[0]], **kwargs)
 
     def begin(self):
         self.episode = {"shown": np.full(self.num_envs, len(self.actions))}
@@ -258,7 +253,7 @@ class Coupling(Task):
         last = self.actions[-1]
         asked = (last, 0) if self.episode["shown"][k] <= last else None
         cells = np.full((last + 1, 1), 4)
-        return draw_grid(cells, agent=asked, goal=(self.problem[k], 0))
+        return draw_grid(cells, asked, goal=(self.problem[k], 0))
 
 
 class Bus(Task):
@@ -272,17 +267,17 @@ class Bus(Task):
     num_problems, num_buses, has_map = 24, 4, False
 
     def __init__(self, **kwargs):
+        orders = np.array([*permutations(range(4))])
         self.bus = np.full((self.num_problems, 9, 9), -1)  # that stops there
         self.ride = np.zeros((self.num_problems, 9, 9, 2), int)  # to where
         for problem, bus in np.ndindex(self.num_problems, self.num_buses):
             useful, useless = divmod(problem, self.num_problems // 24)
-            permutation = [*PERMUTATIONS[useful], *PERMUTATIONS[useless] + 4]
-            a, b = self.inner[bus], self.outer[permutation[bus]]
+            order = [*orders[useful], *orders[useless] + 4]
+            a, b = self.inner[bus], self.outer[order[bus]]
             self.bus[problem][a] = self.bus[problem][b] = bus
             self.ride[problem][a], self.ride[problem][b] = b, a
         observation = MultiDiscrete([9, 9, 2] + self.has_map * [25])
-        goals = [[0], [1], [2], [3]]
-        super().__init__(observation, goals, self.num_problems, **kwargs)
+        super().__init__(observation, [[0], [1], [2], [3]], **kwargs)
 
     def begin(self):
         x, y = np.full((2, self.num_envs), 4)
@@ -332,7 +327,7 @@ class DistractingBus(Bus):
     """Four more buses that are of no use; 523 of 576 problems are held out."""
 
     num_problems, num_buses = 24 * 24, 8
-    test_problems = np.array([p for p in range(24 * 24) if p % 11])
+    test_problems = [p for p in range(24 * 24) if p % 11]
 
 
 class Cooking(Task):
@@ -342,14 +337,14 @@ class Cooking(Task):
     """
 
     actions = ("left", "up", "right", "down", "pick", "drop", "end")
-    test_problems = np.array([6, 11, 17, 28, 36, 43, 49, 58])
+    num_problems, test_problems = 64, [6, 11, 17, 28, 36, 43, 49, 58]
     test_instructions = [4 * 0 + 1, 4 * 2 + 3]
 
     def __init__(self, **kwargs):
-        self.fridges = np.array([*itertools.product(range(4), repeat=3)])
+        self.fridges = np.array([*product(range(4), repeat=3)])
         observation = MultiDiscrete([3, 3, 3, 5, 5, 5, 5])
-        pairs = [*itertools.product(range(4), repeat=2)]
-        super().__init__(observation, pairs, 64, **kwargs)
+        pairs = [*product(range(4), repeat=2)]
+        super().__init__(observation, pairs, **kwargs)
 
     def offered(self, problem, instruction):
         return set(instruction) <= {*self.fridges[problem], 4}
@@ -434,7 +429,10 @@ def sign_world():
         message = f"sign-nav needs OpenGL ({error}); on Debian: {APT}"
         raise gymnasium.error.DependencyNotInstalled(message) from error
 
-    class Ball(entity.Box):
+    class Block(entity.Box):
+        is_static = True  # drawn into the display list
+
+    class Ball(Block):
         """GLU's sphere: MiniWorld's mesh takes longer than all the rest."""
 
         def render(self):
@@ -442,7 +440,7 @@ def sign_world():
             gl.glColor3f(*self.color_vec)
             gl.glPushMatrix()
             gl.glTranslatef(*(self.pos + [0, self.height / 2, 0]))
-            gl.gluSphere(gl.gluNewQuadric(), self.height / 2, 24, 16)
+            gl.gluSphere(gl.gluNewQuadric(), self.height / 2, 16, 12)
             gl.glPopMatrix()
 
     class World(miniworld.MiniWorldEnv):
@@ -453,44 +451,33 @@ def sign_world():
             self.connect_rooms(front, left, min_x=0, max_x=5)
             self.connect_rooms(left, right, min_z=6.75, max_z=13)
             for color, places in SignNav.objects.items():
-                key = entity.MeshEnt(f"key_{color}", 0.6, static=False)
-                things = Ball(color, 0.9), entity.Box(color, 0.8), key
+                key = entity.MeshEnt(f"key_{color}", 0.6)
+                things = Ball(color, 0.9), Block(color, 0.8), key
                 for thing, (x, z, heading) in zip(things, places):
-                    self.place_entity(thing, pos=np.array([x, 0, z]), dir=heading)
+                    at = np.array([x, 0, z])
+                    self.place_entity(thing, pos=at, dir=heading)
             sign = entity.TextFrame([10, 1.35, 10.25], np.pi, "", height=1)
             self.entities.append(sign)
             self.place_agent(pos=np.array([4.5, 0, 4.5]), dir=0)
 
-        def say(self, word):
-            """Write on the sign, in the pictures of letters one can read."""
-            legible = {"B": 3, "L": 2, "U": 1, "E": 3, "R": 2, "D": 7}
+        def say(self, word, number=1):
+            """Draw the world, with a word on the sign, into a display list.
+
+            MiniWorld itself only knows list 1, which all its worlds share.
+            """
+            legible = {"B": 2, "L": 1, "U": 0, "E": 2, "R": 1, "D": 6}
             sign = self.entities[6]
             sign.str, sign.width, sign.texs = word, len(word), []
             for letter in word:
-                rng = mock.Mock(**{"integers.return_value": legible[letter] - 1})
-                texture = opengl.Texture.get(f"chars/ch_0x{ord(letter)}", rng)
-                sign.texs.append(texture)
-            self._render_static()
-
-        def compile(self):
-            """Display lists: what stands in the two problems, six objects.
-
-            MiniWorld itself only uses list 1, which all its worlds share.
-            """
-            self.lists = [gl.glGenLists(1) for _ in range(2 + 6)]
-            for number, word in zip(self.lists, ("BLUE", "RED")):
-                with mock.patch.multiple(
-                    miniworld,
-                    glDeleteLists=lambda *_: None,
-                    glNewList=lambda _, mode: gl.glNewList(number, mode),
-                ):
-                    self.say(word)
-            for number, thing in zip(self.lists[2:], self.entities):
-                gl.glNewList(number, gl.GL_COMPILE)
-                thing.render()
-                gl.glEndList()
-            self.places = np.array([t.pos[[0, 2]] for t in self.entities[:6]])
-            self.radii = np.array([t.radius for t in self.entities[:6]])
+                rng = mock.Mock(**{"integers.return_value": legible[letter]})
+                letter = opengl.Texture.get(f"chars/ch_0x{ord(letter)}", rng)
+                sign.texs.append(letter)
+            with mock.patch.multiple(
+                miniworld,
+                glDeleteLists=lambda *_: None,
+                glNewList=lambda _, mode: gl.glNewList(number, mode),
+            ):
+                self._render_static()
 
         def draw(self, problem, pose):
             """What is seen from n poses (x, z, heading): (n, 60, 80, 3)."""
@@ -502,32 +489,25 @@ def sign_world():
             gl.gluPerspective(60, 80 / 60, 0.04, 100.0)
             gl.glMatrixMode(gl.GL_MODELVIEW)
             gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 1)
-            ahead = np.stack([np.cos(pose[:, 2]), -np.sin(pose[:, 2])], 1)
-            # An object is drawn if it reaches between the sides of the view.
-            offset = self.places - pose[:, None, :2]
-            along = (offset * ahead[:, None]).sum(2)
-            across = abs((offset * ahead[:, None, ::-1] * [1, -1]).sum(2))
-            slope = np.tan(np.pi / 6) * 80 / 60
-            seen = across - slope * along < self.radii * np.hypot(1, slope)
             frames = np.empty((len(pose), 60, 80, 3), np.uint8)
-            for k, (x, z, _) in enumerate(pose):
+            kind = gl.GL_RGB, gl.GL_UNSIGNED_BYTE
+            for k, (x, z, heading) in enumerate(pose):
                 gl.glClear(gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)
                 gl.glLoadIdentity()
-                target = x + ahead[k, 0], 1.5, z + ahead[k, 1]
-                gl.gluLookAt(x, 1.5, z, *target, 0, 1, 0)
+                ahead = x + np.cos(heading), 1.5, z - np.sin(heading)
+                gl.gluLookAt(x, 1.5, z, *ahead, 0, 1, 0)
                 gl.glCallList(self.lists[problem[k]])
-                for thing in np.flatnonzero(seen[k]):
-                    gl.glCallList(self.lists[2 + thing])
-                kind = gl.GL_RGB, gl.GL_UNSIGNED_BYTE
                 gl.glReadPixels(0, 0, 80, 60, *kind, frames[k].ctypes.data)
             return frames[:, ::-1]
 
     # Where the extension is missing, MiniWorld does without multisampling.
     plain = mock.patch.object(opengl.gl_info, "have_extension", lambda _: False)
     with plain, contextlib.redirect_stdout(None):
-        parameters = params.DEFAULT_PARAMS.no_random()
-        world = World(params=parameters, window_width=320, window_height=240)
-        world.compile()
+        fixed = params.DEFAULT_PARAMS.no_random()
+        world = World(params=fixed, window_width=320, window_height=240)
+    world.lists = gl.glGenLists(1), gl.glGenLists(1)
+    for number, word in zip(world.lists, ("BLUE", "RED")):
+        world.say(word, number)
     return world
 
 
@@ -535,7 +515,7 @@ class SignNav(Task):
     """3D navigation: the sign behind the barrier names the color to fetch."""
 
     actions = ("turn left", "turn right", "forward")
-    contact_ends_exploration, exhaustive = True, False
+    contact_ends_exploration, exhaustive, num_problems = True, False, 2
     # (x, z, heading) of ball, block and key; a key's flat side faces the start
     objects = {
         "blue": ((1, 1, 0), (9, 5, 0), (5, 1, -1.6)),
@@ -545,7 +525,7 @@ class SignNav(Task):
     def __init__(self, **kwargs):
         self.world = sign_world()
         frame = Box(0, 255, (60, 80, 3), np.uint8)
-        super().__init__(frame, [[0], [1], [2]], 2, **kwargs)
+        super().__init__(frame, [[0], [1], [2]], **kwargs)
 
     def begin(self):
         low, high, n = (4, 4, -np.pi), (5, 5, np.pi), self.num_envs
@@ -573,8 +553,11 @@ class SignNav(Task):
             if not world.intersect(world.agent, (x, 0, z), world.agent.radius):
                 pose[k, :2] = x, z
         self._look(active)
-        distance = np.linalg.norm(pose[:, None, :2] - world.places, axis=2)
-        near = distance < world.radii + world.agent.radius + 1.1 * 0.7
+        things = world.entities[:6]
+        places = np.array([thing.pos[[0, 2]] for thing in things])
+        radii = np.array([thing.radius for thing in things])
+        distance = np.linalg.norm(pose[:, None, :2] - places, axis=2)
+        near = distance < radii + world.agent.radius + 1.1 * 0.7
         right = near.argmax(1) == 3 * self.problem + self.instruction
         return np.where(right, 1.0, -1.0) * near.any(1), near.any(1)
 
