@@ -45,7 +45,7 @@ DEFAULTS = {
     "cooking": {"total_steps": 2_000_000, "explore_after": 20_000},
     "sign-nav": {
         "total_steps": 1_000_000, "updates": 16, "batch": 32, "replay": 8_000,
-        "gamma": 0.97, "cost": 0.0,
+        "gamma": 0.97, "cost": 0.0, "explore_after": 4_000,
     },
 }
 
