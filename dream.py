@@ -56,7 +56,7 @@ class Args:
     """the task"""
     seed: int = 0
     """of all that is random"""
-    total_steps: int = 600_000
+    total_steps: int = 700_000
     """environment steps of training, exploration and execution"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU, where there is one"""
