@@ -34,7 +34,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
-import envs
+import envs  # noqa: F401 (registers the tasks)
 
 # All that differs between tasks.
 DEFAULTS = {
@@ -52,52 +52,29 @@ DEFAULTS = {
 
 @dataclasses.dataclass
 class Args:
-    env: Literal[tuple(DEFAULTS)] = "map"
-    """the task"""
-    seed: int = 0
-    """of all that is random"""
-    total_steps: int = 700_000
-    """environment steps of training, exploration and execution"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: the GPU, where there is one"""
-    run_dir: Path | None = None
-    """for the results; None: runs/dream/<env>/<seed>"""
-    overwrite: bool = False
-    """replace what an earlier run has left there"""
-    eval: Path | None = None
-    """instead of training, evaluate the agent in this run directory"""
-    eval_every: int = 20_000
-    """environment steps between evaluations"""
-    num_actions: int = 8
-    """A, of coupling"""
-    num_envs: int = 64
-    """trials side by side"""
-    updates: int = 8
-    """gradient steps after num_envs trials"""
-    batch: int = 64
-    """trials in a gradient step"""
-    replay: int = 16_000
-    """trials in the replay"""
-    explore_after: int = 5_000
-    """trials before the exploration policy learns too"""
-    epsilon: float = 0.15
-    """least share of random actions; geometric over the copies, from 1"""
-    learning_rate: float = 1e-3
-    """of Adam; four times that for f"""
-    target_every: int = 50
-    """gradient steps between copies to the target network"""
-    gamma: float = 0.99
-    """discount"""
-    lam: float = 0.9
-    """lambda of Watkins's Q(lambda)"""
-    hidden: int = 64
-    """units in a layer, and dimensions of z"""
-    noise: float = 0.1
-    """rho, standard deviation of z around f(mu)"""
-    beta: float = 1e-3
-    """weight of the bottleneck's |f(mu)|^2"""
-    cost: float = 0.02
-    """c, price of a step of exploration"""
+    env: Literal[tuple(DEFAULTS)] = "map"  # the task
+    seed: int = 0  # of all that is random
+    total_steps: int = 700_000  # of the environment, exploring and executing
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU, if any
+    run_dir: Path | None = None  # None: runs/<method>/<env>/<seed>
+    overwrite: bool = False  # replace what an earlier run has left there
+    eval: Path | None = None  # do not train, evaluate the agent of this run
+    eval_every: int = 20_000  # environment steps between evaluations
+    num_actions: int = 8  # A, of coupling
+    num_envs: int = 64  # trials side by side
+    updates: int = 8  # gradient steps after num_envs trials
+    batch: int = 64  # trials in a gradient step
+    replay: int = 16_000  # trials in the replay
+    explore_after: int = 5_000  # trials before pi_exp learns too
+    epsilon: float = 0.15  # least random share; copies: geometric, from 1
+    learning_rate: float = 1e-3  # of Adam; four times that for f
+    target_every: int = 50  # gradient steps between target network copies
+    gamma: float = 0.99  # discount
+    lam: float = 0.9  # lambda of Watkins's Q(lambda)
+    hidden: int = 64  # units in a layer, and dimensions of z
+    noise: float = 0.1  # rho, standard deviation of z around f(mu)
+    beta: float = 1e-3  # weight of the bottleneck's |f(mu)|^2
+    cost: float = 0.02  # c, price of a step of exploration
 
 
 # --- shared: networks -------------------------------------------------------
@@ -106,17 +83,14 @@ class Features(nn.Module):
 
     def __init__(self, space, hidden):
         super().__init__()
-        if len(space.shape) == 3:  # frames
-            self.net = nn.Sequential(
-                nn.Conv2d(3, 16, 8, 4),  # (R, 3, 60, 80) -> (R, 16, 14, 19)
-                nn.ReLU(),
-                nn.Conv2d(16, 32, 4, 2),  # -> (R, 32, 6, 8)
-                nn.Flatten(),
-            )
+        if len(space.shape) == 3:  # frames (R, 60, 80, 3)
+            first = nn.Conv2d(3, 16, 8, 4), nn.ReLU()  # -> (R, 16, 14, 19)
+            second = nn.Conv2d(16, 32, 4, 2), nn.Flatten()  # -> (R, 32, 6, 8)
+            self.net = nn.Sequential(*first, *second)
             self.out = nn.Linear(32 * 6 * 8, hidden)
-        else:  # tokens
-            first = torch.tensor([0, *space.nvec[:-1]]).cumsum(0)
-            self.register_buffer("first", first)
+        else:  # tokens (R, fields)
+            starts = torch.tensor([0, *space.nvec[:-1]]).cumsum(0)
+            self.register_buffer("starts", starts)
             self.net = nn.EmbeddingBag(space.nvec.sum(), hidden, mode="sum")
             self.out = nn.Linear(hidden, hidden)
 
@@ -124,7 +98,7 @@ class Features(nn.Module):
         if x.dtype == torch.uint8:
             x = x.permute(0, 3, 1, 2) / 255 - 0.5
         else:
-            x = x.long() + self.first
+            x = x.long() + self.starts
         return self.out(self.net(x).relu()).relu()
 
 
@@ -155,21 +129,17 @@ class QNetwork(nn.Module):
         super().__init__()
         self.memory = Memory(spaces, num_actions, hidden)
         self.instruction = Features(spaces["instruction"], hidden)
-        self.body = nn.Sequential(
-            nn.Linear(3 * hidden + z_size, 2 * hidden),
-            nn.ReLU(),
-            nn.Linear(2 * hidden, 2 * hidden),
-            nn.ReLU(),
-        )
+        first = nn.Linear(3 * hidden + z_size, 2 * hidden), nn.ReLU()
+        second = nn.Linear(2 * hidden, 2 * hidden), nn.ReLU()
+        self.body = nn.Sequential(*first, *second)
         self.value = nn.Linear(2 * hidden, 1)
         self.advantage = nn.Linear(2 * hidden, num_actions)
 
     def forward(self, observation, before, sizes, i, z, state=None):
         x, state = self.memory(observation, before, sizes, state)
         x = self.body(torch.cat([x, self.instruction(i), z], 1))
-        advantage = self.advantage(x)
-        mean = advantage.mean(1, keepdim=True)
-        return self.value(x) + advantage - mean, state
+        a = self.advantage(x)
+        return self.value(x) + a - a.mean(1, keepdim=True), state
 
 
 # --- shared: Q-learning on replayed episodes --------------------------------
@@ -255,7 +225,7 @@ def q_loss(policy, target, steps, reward, z, args):
     with torch.no_grad():
         target_q, _ = target(*inputs)
         value = steps.pad(target_q.gather(1, best[:, None])[:, 0])
-        # What follows an action that is not greedy tells nothing of greedy play.
+        # What follows an action that is not greedy is no news of greedy play.
         trace = args.lam * steps.pad((action == best).float())
         length = steps.length.to(q.device)
         returns = lambda_returns(reward, value, trace, length, args.gamma)
@@ -350,7 +320,8 @@ def losses(agent, target, data, trials, args, explore=True):
     if explore:
         distance = exp.pad(error.detach())
         reward = distance[:-1] - distance[1:] - args.cost
-        exp, policies = Packed(data, trials, "exp_"), (agent.exploration, target.exploration)
+        exp = Packed(data, trials, "exp_")
+        policies = agent.exploration, target.exploration
         loss["exploration"] = q_loss(*policies, exp, reward, f[:, :0], args)
     return loss
 
@@ -366,7 +337,8 @@ def trial(agent, task, problem, instruction, from_id, noise, epsilons, rng):
     with torch.no_grad():
         f = agent.f(mu)  # (N, Z)
     options = {"problem": problem, "instruction": "none"}
-    exp, info = rollout(task, options, agent.exploration, f[:, :0], epsilons[0], rng)
+    policy, no_z = agent.exploration, f[:, :0]
+    exp, info = rollout(task, options, policy, no_z, epsilons[0], rng)
     steps = Packed(exp, torch.arange(len(problem)), "", ends=True)
     with torch.no_grad():
         g = agent.g(*steps.inputs())
@@ -385,40 +357,43 @@ def trial(agent, task, problem, instruction, from_id, noise, epsilons, rng):
 def evaluate(agent, args, final=False):
     """A row of progress.csv, and the meta-test trials that it tells of.
 
-    Meta-test trials are greedy and know no id. Then, to see what is not yet
-    learned: execution on z = f(mu), and the decoder after half-random
-    exploration, on training problems.
+    Those are greedy and know no id. What is not yet learned shows in a last
+    group, on training problems: execution on z = f(mu), and the decoder after
+    exploration at random in half of the steps.
     """
     task, rng = make(args, 1, "test"), np.random.default_rng(0)
     repeats = 1 if task.exhaustive else 84 if final else 17
     groups = task.groups() | {"return_with_id": task.pairs("train", "train")}
-    row, kept = {}, None
+    row = {}
     for name, pairs in groups.items():
-        pairs, by_id = np.tile(pairs, (repeats, 1)), name == "return_with_id"
-        copies, from_id = make(args, len(pairs), "test"), np.full(len(pairs), by_id)
+        by_id, pairs = name == "return_with_id", np.tile(pairs, (repeats, 1))
+        from_id, epsilons = np.full(len(pairs), by_id), (0.5 * by_id, 0.0)
+        copies = make(args, len(pairs), "test")
         copies.reset(seed=0)
-        epsilons = 0.5 * by_id, 0
-        trials, more = trial(agent, copies, *pairs.T, from_id, 0, epsilons, rng)
+        trials, more = trial(
+            agent, copies, *pairs.T, from_id, 0.0, epsilons, rng
+        )
         returns = trials["exe_reward"].sum(1, dtype=torch.float64).cpu()
-        row[name], info = returns.mean().item(), more["info"]
+        row[name], length = returns.mean().item(), trials["exp_length"]
+        _, _, *found = more.pop("info").items()
+        found = {k: torch.tensor(v) for k, v in found}
         if name == "test_return":
-            kept = trials | {"z": more["z"], "distance": more["distance"]}
-            error = 0 if task.exhaustive else returns.std() / len(pairs) ** 0.5
-            row["test_return_se"] = float(error)
+            tested = trials | more
+            error = returns.std().item() / len(pairs) ** 0.5
+            row["test_return_se"] = 0.0 if task.exhaustive else error
             row["optimal_return"] = task.optimal_return(*pairs.T).mean()
-            steps = trials["exp_length"].double()
-            row["exploration_steps"] = steps.mean().item()
-            row |= {k: v.mean() for k, v in [*info.items()][2:]}
-    left = more["distance"].gather(1, trials["exp_length"].to(returns.device)[:, None])[:, 0]
-    f = agent.f(trials["problem"]).detach()
-    gain = more["distance"][:, 0] - left - args.cost * trials["exp_length"]
-    found = torch.as_tensor([*info.values()][2] > 0)
-    row["exploration_reward"] = gain.mean().item()
+            row["exploration_steps"] = length.double().mean().item()
+            row |= {k: v.double().mean().item() for k, v in found.items()}
+    distance, f = more["distance"].cpu(), agent.f(trials["problem"]).detach()
+    left = distance[torch.arange(len(length)), length]
+    informed = left[next(iter(found.values())) > 0]
+    reward = distance[:, 0] - left - args.cost * length
+    row["exploration_reward"] = reward.mean().item()
     row["decoder_error"] = left.mean().item()
-    row["decoder_error_informed"] = left[found].mean().item()
+    row["decoder_error_informed"] = informed.mean().item()
     row["prior_error"] = ((f - f.mean(0)) ** 2).sum(1).mean().item()
     row["f_norm2"] = (f**2).sum(1).mean().item()
-    return row, kept
+    return row, tested
 
 
 # --- shared: command line and run directory ---------------------------------

@@ -137,11 +137,12 @@ class Task(gymnasium.vector.VectorEnv):
             return options.pop(name, None)
         value = np.asarray(options.pop(name), object)
         value = np.array(np.where(value == "none", -1, value).tolist())
-        fits = value.dtype.kind in "iu" and value.shape in ((), (self.num_envs,))
+        n, whole = self.num_envs, value.dtype.kind in "iu"
+        fits = whole and value.shape in ((), (n,))
         if not fits or value.min() < low or value.max() >= size:
             allowed = f"0 to {size - 1}" + (low < 0) * " or 'none'"
-            raise ValueError(f"{name}: {allowed}, one or {self.num_envs}: {value}")
-        return np.broadcast_to(value, self.num_envs)
+            raise ValueError(f"{name}: {allowed}, one or {n}, not {value}")
+        return np.broadcast_to(value, n)
 
     def _choose(self, allowed):
         """(N, K) booleans -> one true column of each row, uniformly."""
@@ -158,9 +159,10 @@ class Task(gymnasium.vector.VectorEnv):
         actions, last = np.asarray(actions), len(self.actions) - 1
         if self.episode is None:
             raise ValueError("actions: a step comes after reset")
-        fits = actions.dtype.kind in "iu" and actions.shape == (self.num_envs,)
+        n, whole = self.num_envs, actions.dtype.kind in "iu"
+        fits = whole and actions.shape == (n,)
         if not fits or actions.min() < 0 or actions.max() > last:
-            raise ValueError(f"actions: {self.num_envs} from 0 to {last}: {actions}")
+            raise ValueError(f"actions: {n} of 0 to {last}, not {actions}")
         active, exploring = ~self.done, self.instruction < 0
         reward, over = self.advance(actions, active)
         if not self.contact_ends_exploration:
@@ -173,7 +175,7 @@ class Task(gymnasium.vector.VectorEnv):
         self.done = self.done | active & over | (self.t >= self.max_steps)
         reward = np.where(active & ~exploring, reward, 0.0)
         batch, info = self._sensed()
-        return batch, reward, self.done, np.zeros(self.num_envs, bool), info
+        return batch, reward, self.done, np.zeros(n, bool), info
 
     def render(self):
         if self.render_mode is not None:
@@ -195,7 +197,8 @@ class Task(gymnasium.vector.VectorEnv):
         can still beat what its pair has reached.
         """
         problem, instruction = np.atleast_1d(problem, instruction)
-        envs, n, pair = copy.copy(self), len(self.actions), np.arange(len(problem))
+        envs, n = copy.copy(self), len(self.actions)
+        pair = np.arange(len(problem))
         envs.num_envs = len(pair)
         envs.reset(options={"problem": problem, "instruction": instruction})
         total, best = np.zeros(len(pair)), np.full(len(pair), -np.inf)
@@ -312,9 +315,9 @@ class Bus(Task):
 
     def picture(self, k):
         cells = np.array([*range(4), 5, 5, 5, 5, 4])[self.bus[self.problem[k]]]
-        goal = self.goals[self.instruction[k]] if self.instruction[k] >= 0 else None
-        agent = self.episode["x"][k], self.episode["y"][k]
-        return draw_grid(cells, agent, goal)
+        x, y, _, _ = self.episode.values()
+        agent, i = (x[k], y[k]), self.instruction[k]
+        return draw_grid(cells, agent, goal=self.goals[i] if i >= 0 else None)
 
 
 class Map(Bus):
@@ -576,8 +579,8 @@ class SignNav(Task):
         world, (x, z, heading) = self.world, self.episode["pose"][k]
         world.agent.pos, world.agent.dir = np.array([x, 0, z]), heading
         world.say(("BLUE", "RED")[self.problem[k]])
-        views = world.render_obs(world.vis_fb), world.render_top_view(world.vis_fb)
-        return np.hstack(views)
+        view = world.render_obs(world.vis_fb)
+        return np.hstack([view, world.render_top_view(world.vis_fb)])
 
 
 class Trial(gymnasium.Env):
@@ -599,7 +602,7 @@ class Trial(gymnasium.Env):
 
     def step(self, action):
         if self.task.episode is not None and self.task.done[0]:
-            raise ValueError("actions: a step comes after reset; this episode is over")
+            raise ValueError("actions: a step after the end comes after reset")
         batch, reward, done, _, info = self.task.step(np.array([action]))
         batch, info = self._only(batch), self._only(info)
         return batch, float(reward[0]), bool(done[0]), False, info
