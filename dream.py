@@ -490,6 +490,8 @@ def save_trials(run):
     agent.load_state_dict(weights)
     row, trials = evaluate(agent, args, final=True)
     trials["gain"] = -trials["distance"].diff()  # the exploration reward + c
+    new = ~np.isin(trials["problem"], make(args, 1, "test").problems["train"])
+    trials["gain"][new] = np.nan  # an unseen problem has no f(mu)
     arrays = {name: value.numpy() for name, value in trials.items()}
     np.savez_compressed(run / "episodes.npz", **arrays)
     say(args, last | row)

@@ -60,11 +60,11 @@ class Task(gymnasium.vector.VectorEnv):
     Options of `reset`, each a scalar or (N,): `problem`, and `instruction`
     ("none" or -1 to explore). What is missing is drawn from the split: a
     problem, then an instruction that it offers. There is no autoreset: `step`
-    ignores copies that have ended. `info` has `problem`, `instruction` and
-    `measures`. An impossible argument raises ValueError.
+    ignores copies that have ended. `info` has `problem`, `instruction`, and
+    what the episode has found so far. A wrong argument raises ValueError.
 
     A task defines `begin` and `advance`, which keep the state `episode`,
-    {name: (N, ...)}, and `observe`, `measures` and `picture`, which read it.
+    {name: (N, ...)}, and `sense` and `picture`, which read it.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -75,8 +75,8 @@ class Task(gymnasium.vector.VectorEnv):
     reward_left = 1.0  # at most this an episode can still earn
     episode = None
 
-    def __init__(self, observation, instructions, num_envs=1, split="train",
-                 render_mode=None):
+    def __init__(self, observation, instructions, offers=True, num_envs=1,
+                 split="train", render_mode=None):
         if split not in ("train", "test"):
             raise ValueError(f"split: 'train' or 'test', not {split!r}")
         self.num_envs, self.split = num_envs, split
@@ -86,8 +86,9 @@ class Task(gymnasium.vector.VectorEnv):
         none = np.max(instructions, 0) + 1
         self.tokens = np.array([*instructions, none])
         problems = np.arange(self.num_problems)
-        offers = [[self.offered(p, i) for i in self.tokens] for p in problems]
-        self.offers = {"train": np.array(offers), "test": np.array(offers)}
+        self.offers = {"test": np.ones((len(problems), len(self.tokens)), bool)}
+        self.offers["test"][:, :-1] = offers  # (problem, instruction)
+        self.offers["train"] = self.offers["test"].copy()
         self.offers["train"][:, self.test_instructions] = False
         train = np.setdiff1d(problems, self.test_problems)
         test = np.array(self.test_problems or problems)
@@ -101,10 +102,6 @@ class Task(gymnasium.vector.VectorEnv):
         self.observation_space, self.action_space = (
             batch_space(space, num_envs) for space in both
         )
-
-    def offered(self, problem, instruction):
-        """Whether the problem can be given the instruction (its tokens)."""
-        return True
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -150,10 +147,11 @@ class Task(gymnasium.vector.VectorEnv):
         return np.where(allowed, keys, -1.0).argmax(1)
 
     def _sensed(self):
+        observation, found = self.sense()
         instruction = self.tokens[self.instruction]
-        batch = {"observation": self.observe(), "instruction": instruction}
+        batch = {"observation": observation, "instruction": instruction}
         info = {"problem": self.problem, "instruction": self.instruction}
-        return batch, info | self.measures()
+        return batch, info | found
 
     def step(self, actions):
         actions, last = np.asarray(actions), len(self.actions) - 1
@@ -246,11 +244,9 @@ class Coupling(Task):
         self.episode["shown"][asks] = self.problem[asks]
         return 1.0 * (actions == self.problem), True
 
-    def observe(self):
-        return self.episode["shown"][:, None].copy()
-
-    def measures(self):
-        return {"problem_shown": self.episode["shown"] < len(self.actions)}
+    def sense(self):
+        shown = self.episode["shown"].copy()
+        return shown[:, None], {"problem_shown": shown < len(self.actions)}
 
     def picture(self, k):
         last = self.actions[-1]
@@ -296,22 +292,19 @@ class Bus(Task):
         ridden[rides, bus[rides]] = True
         x[rides], y[rides] = self.ride[self.problem, x, y][rides].T
         visited = visited | (x == 7) & (y == 3)
-        self.episode = dict(x=x, y=y, ridden=ridden, visited=visited)
+        self.episode |= dict(x=x, y=y, visited=visited)
         goal = (np.stack([x, y], 1) == self.goals[self.instruction]).all(1)
         return np.where(goal, 1.0, -0.1), goal
 
-    def observe(self):
-        x, y, _, _ = self.episode.values()
-        sensed = [x, y, self.bus[self.problem, x, y] >= 0]
+    def sense(self):
+        x, y, ridden, visited = self.episode.values()
+        cell = [x, y, self.bus[self.problem, x, y] >= 0]
         if self.has_map:
-            sensed.append(np.where((x == 7) & (y == 3), self.problem, 24))
-        return np.stack(sensed, 1)
-
-    def measures(self):
-        if self.has_map:
-            return {"map_visited": self.episode["visited"]}
-        useful, useless = np.split(self.episode["ridden"], [4], 1)
-        return {"useful_buses": useful.sum(1), "useless_buses": useless.sum(1)}
+            cell.append(np.where((x == 7) & (y == 3), self.problem, 24))
+            return np.stack(cell, 1), {"map_visited": visited}
+        useful, useless = ridden[:, :4].sum(1), ridden[:, 4:].sum(1)
+        found = {"useful_buses": useful, "useless_buses": useless}
+        return np.stack(cell, 1), found
 
     def picture(self, k):
         cells = np.array([*range(4), 5, 5, 5, 5, 4])[self.bus[self.problem[k]]]
@@ -346,20 +339,20 @@ class Cooking(Task):
     def __init__(self, **kwargs):
         self.fridges = np.array([*product(range(4), repeat=3)])
         observation = MultiDiscrete([3, 3, 3, 5, 5, 5, 5])
-        pairs = [*product(range(4), repeat=2)]
-        super().__init__(observation, pairs, **kwargs)
-
-    def offered(self, problem, instruction):
-        return set(instruction) <= {*self.fridges[problem], 4}
+        pairs = np.array([*product(range(4), repeat=2)])
+        has = (self.fridges[:, None] == np.arange(4)[:, None]).any(2)
+        super().__init__(observation, pairs, has[:, pairs].all(2), **kwargs)
 
     def begin(self):
         x, y, stage = np.array([[1], [1], [0]]).repeat(self.num_envs, 1)
         held, *pot = np.full((4, self.num_envs), 4)  # 4 is nothing
-        pot = np.stack(pot, 1)
-        self.episode = dict(x=x, y=y, held=held, pot=pot, stage=stage)
+        self.episode = dict(
+            x=x, y=y, held=held, pot=np.stack(pot, 1), stage=stage,
+            opened=np.zeros((self.num_envs, 3), bool),
+        )
 
     def advance(self, actions, active):
-        x, y, held, pot, stage = self.episode.values()
+        x, y, held, pot, stage, opened = self.episode.values()
         x, y = walk(x, y, actions, active, 3)
         copies = np.arange(self.num_envs)
         pick = active & (actions == 4) & (x == 2)
@@ -367,6 +360,7 @@ class Cooking(Task):
         place = (pot < 4).sum(1)  # the next free one
         into = copies[drop & (x == 1) & (y == 1) & (place < 3)]
         pot[into, place[into]] = held[into]
+        opened[copies[pick], y[pick]] = True
         inside = self.fridges[self.problem, y]
         held = np.where(pick, inside, np.where(drop, 4, held))
 
@@ -379,20 +373,18 @@ class Cooking(Task):
         wrong = ~put & ~reached & pick
         reward = np.where(reached, 0.25, -0.1 - 0.35 * lost - 0.25 * wrong)
         stage = stage + (1 * reached - lost) * active
-        self.episode = dict(x=x, y=y, held=held, pot=pot, stage=stage)
+        self.episode |= dict(x=x, y=y, held=held, stage=stage)
         return reward, stage == 4
 
     @property
     def reward_left(self):
         return 0.25 * (4 - self.episode["stage"])
 
-    def observe(self):
-        x, y, held, pot, _ = self.episode.values()
+    def sense(self):
+        x, y, held, pot, _, opened = self.episode.values()
         stands = np.where(x == 2, 0, np.where((x == 1) & (y == 1), 1, 2))
-        return np.column_stack([x, y, stands, held, pot])
-
-    def measures(self):
-        return {"pot": (self.episode["pot"] < 4).sum(1)}
+        cell = np.column_stack([x, y, stands, held, pot])
+        return cell, {"fridges_opened": opened.sum(1)}
 
     def groups(self):
         """Also the four kinds of (kitchen, instruction)."""
@@ -406,7 +398,7 @@ class Cooking(Task):
 
     def picture(self, k):
         """The kitchen; above it what is held, in the pot, and wanted."""
-        x, y, held, pot, _ = (value[k] for value in self.episode.values())
+        x, y, held, pot, _, _ = (v[k] for v in self.episode.values())
         cells = np.full((3, 6), 4)
         cells[2, :3], cells[1, 1] = self.fridges[self.problem[k]], 5
         cells[0, 3], cells[:, 4] = held, pot
@@ -527,6 +519,10 @@ class SignNav(Task):
 
     def __init__(self, **kwargs):
         self.world = sign_world()
+        things = self.world.entities[:6]
+        self.places = np.array([thing.pos[[0, 2]] for thing in things])
+        radii = np.array([thing.radius for thing in things])
+        self.reach = radii + self.world.agent.radius + 1.1 * 0.7
         frame = Box(0, 255, (60, 80, 3), np.uint8)
         super().__init__(frame, [[0], [1], [2]], **kwargs)
 
@@ -556,19 +552,14 @@ class SignNav(Task):
             if not world.intersect(world.agent, (x, 0, z), world.agent.radius):
                 pose[k, :2] = x, z
         self._look(active)
-        things = world.entities[:6]
-        places = np.array([thing.pos[[0, 2]] for thing in things])
-        radii = np.array([thing.radius for thing in things])
-        distance = np.linalg.norm(pose[:, None, :2] - places, axis=2)
-        near = distance < radii + world.agent.radius + 1.1 * 0.7
+        offset = pose[:, None, :2] - self.places  # (N, 6, 2)
+        near = np.hypot(offset[..., 0], offset[..., 1]) < self.reach
         right = near.argmax(1) == 3 * self.problem + self.instruction
         return np.where(right, 1.0, -1.0) * near.any(1), near.any(1)
 
-    def observe(self):
-        return self.episode["frame"].copy()
-
-    def measures(self):
-        return {"sign_in_view": self.episode["in_view"].copy()}
+    def sense(self):
+        _, frame, in_view = self.episode.values()
+        return frame.copy(), {"sign_in_view": in_view.copy()}
 
     def optimal_return(self, problem, instruction):
         """1: from every start, each object can be reached in 20 steps."""
