@@ -89,8 +89,8 @@ class Features(nn.Module):
             self.net = nn.Sequential(*first, *second)
             self.out = nn.Linear(32 * 6 * 8, hidden)
         else:  # tokens (R, fields)
-            starts = torch.tensor([0, *space.nvec[:-1]]).cumsum(0)
-            self.register_buffer("starts", starts)
+            first = torch.tensor([0, *space.nvec[:-1]]).cumsum(0)
+            self.register_buffer("first", first)
             self.net = nn.EmbeddingBag(space.nvec.sum(), hidden, mode="sum")
             self.out = nn.Linear(hidden, hidden)
 
@@ -98,7 +98,7 @@ class Features(nn.Module):
         if x.dtype == torch.uint8:
             x = x.permute(0, 3, 1, 2) / 255 - 0.5
         else:
-            x = x.long() + self.starts
+            x = x.long() + self.first
         return self.out(self.net(x).relu()).relu()
 
 
