@@ -39,7 +39,7 @@ from tqdm import tqdm
 import envs  # noqa: F401 (registers the tasks)
 
 DEFAULTS = {  # all that differs between tasks
-    "coupling": dict(total_steps=5_000, explore_after=500),
+    "coupling": dict(total_steps=8_000, explore_after=500),
     "bus": {},
     "map": {},
     "distracting-bus": dict(total_steps=1_500_000, explore_after=20_000),
@@ -379,7 +379,8 @@ def evaluate(agent, args, final=False):
     row["exploration_steps"] = length[tested].double().mean()
     row |= {name: value[tested].mean() for name, value in found.items()}
 
-    f, left = agent.f(trials["problem"][by_id]), d.cpu().T[by_id, length[by_id]]
+    f = agent.f(trials["problem"][by_id]).detach()
+    left = d.cpu().T[by_id, length[by_id]]
     informed = next(iter(found.values()))[by_id] > 0
     reward = exploration_reward(d, length, args.cost).sum(0)
     row["exploration_reward"] = reward[by_id].mean()

@@ -21,41 +21,45 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def setting(env="map", batch=12, **changes):
-    """Untrained networks, trials to replay, which, and their distances."""
+    """Untrained networks, a batch of trials, their z and distances."""
     torch.manual_seed(0)
     args = dream.Args(env=env, **(dream.DEFAULTS[env] | changes))
-    task, rng = dream.make(args, 32, "train"), np.random.default_rng(0)
+    task, rng = dream.make(args, batch, "train"), np.random.default_rng(0)
     task.reset(seed=0)
-    agent = dream.Dream(task, args)
-    target = dream.Dream(task, args)
+    agent, target = dream.Dream(task, args), dream.Dream(task, args)
     torch.nn.init.normal_(agent.f.weight)
-    mu = rng.choice(task.problems["train"], 32)
-    from_id = rng.random(32) < 0.5
-    trials, more = dream.trial(
-        agent, task, mu, None, from_id, args.noise, (0.9, 0.9), rng
-    )
-    trials["z"] = more["z"]
-    return args, agent, target, trials, torch.arange(batch), more
+    mu = rng.choice(task.problems["train"], batch)
+    from_id, epsilons = rng.random(batch) < 0.5, (0.9, 0.9)
+    inputs = agent, task, mu, None, from_id, args, epsilons, rng
+    trials, z, distance, _ = dream.trial(*inputs)
+    return args, agent, target, trials, z, distance
 
 
 def episode(trials, prefix, k, ends):
-    """One stored episode's steps, each (L, 1, ...)."""
+    """One stored episode's steps, each (L, ...)."""
     steps = trials[prefix + "length"][k] + ends
     names = "observation", "before"
-    return [trials[prefix + name][k, :steps, None] for name in names]
+    return [trials[prefix + name][k, :steps] for name in names]
 
 
 def unroll(net, observation, before, *context):
     """A recurrent network step by step, one episode alone: (L, ...)."""
-    outputs, state, one = [], None, torch.tensor([1])
+    outputs, state, one = [], (None, None), torch.tensor([1])
     for seen, action in zip(observation, before):
+        now = seen[None, None], action[None, None], one
         if context:
-            out, state = net(seen, action, one, *context, state)
+            out, state = net(*now, *context, state)
+            outputs.append(out[0, 0])
         else:
-            x, state = net.memory(seen, action, one, state)
-            out = net.out(x)
-        outputs.append(out[0])
+            x, _, state = net(*now, state)
+            outputs.append(x.data[0])
     return torch.stack(outputs)
+
+
+def decode(agent, trials, b):
+    """|f - g(tau_:t)|^2 and g(tau_:t) of every prefix of a trial."""
+    g = agent.z(unroll(agent.g, *episode(trials, "exp_", b, 1)))
+    return ((agent.f(trials["problem"][b]) - g) ** 2).sum(1), g
 
 
 def captured(monkeypatch, *inputs):
@@ -72,36 +76,28 @@ def captured(monkeypatch, *inputs):
 
 @pytest.mark.parametrize("env", ["map", "cooking"])
 def test_exploration_reward_is_its_equation(monkeypatch, env):
-    args, agent, target, trials, batch, more = setting(env)
-    inputs = agent, target, trials, batch, args
+    args, agent, target, trials, _, distance = setting(env)
+    inputs = agent, target, trials, args
     _, (_, (steps, reward, z)) = captured(monkeypatch, *inputs)
-    assert z.shape == (len(batch), 0) and not reward.requires_grad
-    for b in batch:
-        f = agent.f(trials["problem"][b])
-        g = unroll(agent.g, *episode(trials, "exp_", b, 1))
-        d = ((f - g) ** 2).sum(1)
+    assert z.shape == (12, 0) and not reward.requires_grad
+    for b, length in enumerate(steps["length"]):
+        d, _ = decode(agent, trials, b)
         r = d[:-1] - d[1:] - args.cost
-        length = steps.length[b]
         assert len(r) == length
-        torch.testing.assert_close(
-            reward[:length, b], r, rtol=1e-4, atol=1e-4
-        )
+        close = dict(rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(reward[:length, b], r, **close)
         # It telescopes: information gained, less the price of the steps.
         gained = d[0] - d[-1] - args.cost * length
-        total = reward[:length, b].sum()
-        torch.testing.assert_close(total, gained, rtol=1e-4, atol=1e-4)
-        before = more["distance"][b, : length + 1]
-        torch.testing.assert_close(before, d.detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(reward[:, b].sum(), gained, **close)
+        before = distance[: length + 1, b]
+        torch.testing.assert_close(before, d.detach(), **close)
 
 
 def test_decoder_loss_is_over_every_prefix():
-    args, agent, target, trials, batch, _ = setting()
-    loss = dream.losses(agent, target, trials, batch, args)["decoder"]
-    errors = []
-    for b in batch:
-        g = unroll(agent.g, *episode(trials, "exp_", b, 1))
-        errors += ((agent.f(trials["problem"][b]) - g) ** 2).sum(1)
-    torch.testing.assert_close(loss, torch.stack(errors).mean())
+    args, agent, target, trials, _, _ = setting()
+    loss = dream.losses(agent, target, trials, args)["decoder"]
+    errors = torch.cat([decode(agent, trials, b)[0] for b in range(12)])
+    torch.testing.assert_close(loss, errors.mean())
 
 
 def gradients(loss, module):
@@ -113,12 +109,12 @@ def gradients(loss, module):
 
 
 def test_which_loss_teaches_what():
-    args, agent, target, trials, batch, _ = setting()
-    loss = dream.losses(agent, target, trials, batch, args)
+    args, agent, target, trials, _, _ = setting()
+    loss = dream.losses(agent, target, trials, args)
     taught = {
         (name, part)
         for name in loss
-        for part in ("f", "g", "execution", "exploration")
+        for part in ("f", "g", "z", "execution", "exploration")
         if gradients(loss[name], getattr(agent, part))
     }
     assert taught == {
@@ -126,34 +122,35 @@ def test_which_loss_teaches_what():
         ("execution", "execution"),
         ("execution", "f"),
         ("execution", "g"),
+        ("execution", "z"),
         ("decoder", "g"),
+        ("decoder", "z"),
         ("bottleneck", "f"),
     }
     assert not gradients(sum(loss.values()), target)
 
 
 def test_z_is_from_the_id_or_from_exploration(monkeypatch):
-    args, agent, target, trials, batch, _ = setting(noise=0.0)
-    inputs = agent, target, trials, batch, args
+    args, agent, target, trials, played, _ = setting(noise=0.0)
+    inputs = agent, target, trials, args
     _, ((_, _, z), _) = captured(monkeypatch, *inputs)
-    for b in batch:
-        f = agent.f(trials["problem"][b])
-        g = unroll(agent.g, *episode(trials, "exp_", b, 1))[-1]
-        expected = f if trials["from_id"][b] else g
-        torch.testing.assert_close(z[b], expected)
-        torch.testing.assert_close(trials["z"][b], expected.detach())
+    for b, from_id in enumerate(trials["from_id"]):
+        f, g = agent.f(trials["problem"][b]), decode(agent, trials, b)[1][-1]
+        torch.testing.assert_close(z[b], f if from_id else g)
+        torch.testing.assert_close(played[b], z[b].detach())
 
 
-def test_q_loss_against_a_slow_loop():
+@pytest.mark.parametrize("peng", [0.0, 0.5])
+def test_q_loss_against_a_slow_loop(peng):
     """Each target as the mixture of n-step returns that it stands for."""
-    args, agent, target, trials, batch, _ = setting(lam=0.6, gamma=0.9)
-    z = torch.randn(len(batch), args.hidden)
-    steps = dream.Packed(trials, batch, "exe_")
-    reward = steps.pad(steps.rows("reward"))
+    changes = {"lam": 0.6, "gamma": 0.9, "peng": peng}
+    args, agent, target, trials, _, _ = setting(**changes)
+    z = torch.randn(12, args.hidden)
+    steps = {k[4:]: x for k, x in trials.items() if k.startswith("exe_")}
     policies = agent.execution, target.execution
-    loss = dream.q_loss(*policies, steps, reward, z, args)
+    loss = dream.q_loss(*policies, steps, steps["reward"].T, z, args)
     errors, traces = [], 0
-    for b in batch:
+    for b in range(12):
         i = trials["exe_instruction"][b, None]
         inputs = *episode(trials, "exe_", b, 0), i, z[b, None]
         q, target_q = unroll(policies[0], *inputs), unroll(policies[1], *inputs)
@@ -167,7 +164,7 @@ def test_q_loss_against_a_slow_loop():
                 if t + n < T:
                     best = q[t + n].argmax()
                     value = value + args.gamma**n * target_q[t + n, best]
-                    trace = args.lam * (action[t + n] == best)
+                    trace = args.lam * (1 if action[t + n] == best else peng)
                     traces += trace > 0
                 total = total + weight * (1 - trace) * value
                 weight = weight * trace
@@ -178,24 +175,24 @@ def test_q_loss_against_a_slow_loop():
 
 @pytest.mark.parametrize("env", ["map", "coupling"])
 def test_padding_never_changes_a_loss(env):
-    args, agent, target, trials, batch, _ = setting(env, noise=0.0)
-    before = dream.losses(agent, target, trials, batch, args)
+    args, agent, target, trials, _, _ = setting(env, noise=0.0)
+    before = dream.losses(agent, target, trials, args)
     for prefix in ("exp_", "exe_"):
         length = trials[prefix + "length"]
-        for name in ("observation", "before", "action", "reward"):
+        for name in ("observation", "before", "action"):
             value = trials[prefix + name]
             end = length[:, None] + (name in ("observation", "before"))
-            value[torch.arange(value.shape[1]) >= end] = 99
-    after = dream.losses(agent, target, trials, batch, args)
+            value[torch.arange(value.shape[1]) >= end] = 1
+    after = dream.losses(agent, target, trials, args)
     assert before == after
 
 
 def test_replay_keeps_the_latest_trials():
-    replay = dream.Replay(10)
+    replay = {}
     for first in range(0, 24, 4):
-        replay.add({"problem": torch.arange(first, first + 4)})
-    assert sorted(replay.data["problem"].tolist()) == [*range(14, 24)]
-    assert set(replay.sample(1000).tolist()) == set(range(10))
+        problem = torch.arange(first, first + 4)
+        dream.store(replay, {"problem": problem}, first, capacity=10)
+    assert sorted(replay["problem"].tolist()) == [*range(14, 24)]
 
 
 def test_the_id_never_reaches_meta_test(monkeypatch):
@@ -210,11 +207,10 @@ def test_the_id_never_reaches_meta_test(monkeypatch):
     monkeypatch.setattr(envs.Task, "_sensed", garbled)
     torch.nn.init.normal_(agent.f.weight)
     _, other = dream.evaluate(agent, args)
-    assert (honest["exp_action"] == other["exp_action"]).all()
-    assert (honest["exe_action"] == other["exe_action"]).all()
-    assert (honest["z"] == other["z"]).all()
+    for name in ("exp_action", "exe_action", "z"):
+        assert (honest[name] == other[name]).all()
     # The test can fail: the actions do depend on z.
-    torch.nn.init.normal_(agent.g.out.weight)
+    torch.nn.init.normal_(agent.z.weight)
     _, changed = dream.evaluate(agent, args)
     assert (changed["exe_action"] != honest["exe_action"]).any()
 
@@ -306,9 +302,10 @@ def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
     assert evaluated.stdout == first.stdout
     trials = np.load(directory / "episodes.npz")
     assert len(trials["problem"]) == 24 * 4
-    distance = trials["distance"]
-    gain = distance[:, :-1] - distance[:, 1:]
-    np.testing.assert_allclose(trials["gain"], gain)
+    gained = trials["distance"][:, 0] - trials["exp_reward"].sum(1)
+    length = trials["exp_length"]
+    left = trials["distance"][np.arange(96), length] + 0.02 * length
+    np.testing.assert_allclose(gained, left, rtol=1e-3, atol=1e-4)
     returns = trials["exe_reward"].sum(1).mean()
     assert abs(returns - float(last["test_return"])) < 1e-5
 
