@@ -24,7 +24,7 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -45,8 +45,8 @@ DEFAULTS = {  # all that differs between tasks
     "distracting-bus": dict(total_steps=1_500_000, explore_after=20_000),
     "cooking": dict(total_steps=2_000_000, explore_after=20_000),
     "sign-nav": dict(
-        total_steps=1_000_000, explore_after=4_000, updates=16, batch=32,
-        replay=7_000, gamma=0.97, lam=0.7, peng=1.0, cost=0.0,
+        total_steps=800_000, explore_after=4_000, updates=16, batch=32,
+        replay=7_000, gamma=0.97, lam=0.7, peng=1.0, epsilon=0.05, cost=0.0,
     ),
 }
 
@@ -85,11 +85,11 @@ class Args:
             if type(value) in (int, float) and not low <= value <= high:
                 option = "--" + name.replace("_", "-")
                 raise ValueError(f"{option}: {low} to {high}, not {value}")
-        if self.device != "cpu" and not torch.cuda.is_available():
-            if self.device == "cuda":
-                raise ValueError("--device cuda: PyTorch finds no GPU")
-            self.device = "cpu"
-        self.device = self.device.replace("auto", "cuda")
+        gpu = torch.cuda.is_available()
+        if self.device == "cuda" and not gpu:
+            raise ValueError("--device cuda: PyTorch finds no GPU")
+        if self.device == "auto":
+            self.device = "cuda" if gpu else "cpu"
 
 
 SHARES = "gamma", "lam", "peng", "epsilon"
@@ -145,7 +145,7 @@ class Memory(nn.Module):
         x = s + s * torch.cat([last, s[:, :-1]], 1) + self.before(before)
         x = x.flatten(0, 1)[rows.data]
         x, lstm = self.lstm(rows._replace(data=x), lstm)
-        x = x._replace(data=torch.cat([x.data, now], 1))
+        x = x._replace(data=torch.cat([x.data, 0.2 * now], 1))
         return x, rows.data, (lstm, s[:, -1:])
 
 
@@ -157,6 +157,7 @@ class QNetwork(nn.Module):
         self.memory = Memory(spaces, num_actions, hidden)
         tokens = spaces["instruction"].nvec
         self.instruction = nn.Embedding(max(tokens), hidden)
+        nn.init.normal_(self.instruction.weight, std=0.2)  # lest z drown
         self.attention = nn.Linear(2 * hidden, len(tokens))
         self.body = nn.Sequential(
             nn.Linear(3 * hidden + z_size, 2 * hidden), nn.ReLU(),
@@ -272,24 +273,18 @@ class Dream(nn.Module):
         self.execution = QNetwork(*sizes, z_size=args.hidden)
         self.exploration = QNetwork(*sizes, z_size=0)
 
-    def decode(self, f, exp):
-        """z = g(tau) (B, Z); |f - g(tau_:t)|^2, (T + 1, B), 0 after the end."""
+    def decode(self, f, exp, cost):
+        """g(tau) (B, Z), |f - g(tau_:t)|^2 (T + 1, B) and reward r_t (T, B)."""
         before, last = exp["before"], exp["length"]
         x, _, _ = self.g(exp["observation"], before, last + 1)
         x = x._replace(data=self.z(x.data))
         g, _ = pad_packed_sequence(x, total_length=before.shape[1])
         seen = torch.arange(len(g))[:, None] <= last
-        distance = ((f - g) ** 2).sum(2) * seen.to(g.device)
-        return g[last, torch.arange(len(f))], distance
-
-
-def exploration_reward(d, length, cost):
-    """r_t = |f - g(tau_:t)|^2 - |f - g(tau_:t+1)|^2 - c, (T, B).
-
-    What a step tells the decoder, by the distances d (T + 1, B).
-    """
-    taken = torch.arange(len(d) - 1)[:, None] < length
-    return (d[:-1] - d[1:] - cost) * taken.to(d.device)
+        seen = seen.to(g.device)
+        d = ((f - g) ** 2).sum(2) * seen
+        # What the step tells of z, r_t = d_t - d_t+1 - c; 0 after the end
+        reward = (d[:-1] - d[1:] - cost).detach() * seen[1:]
+        return g[last, torch.arange(len(f))], d, reward
 
 
 def losses(agent, target, trials, args, explore=True):
@@ -299,10 +294,10 @@ def losses(agent, target, trials, args, explore=True):
         for prefix in ("exp_", "exe_")
     )
     f = agent.f(trials["problem"])  # (B, Z)
-    g, distance = agent.decode(f.detach(), exp)
+    g, d, reward = agent.decode(f.detach(), exp, args.cost)
 
     # Decoder: -log q(z | tau_:t) for the z that the bottleneck keeps.
-    loss = {"decoder": distance.sum() / (exp["length"] + 1).sum()}
+    loss = {"decoder": d.sum() / (exp["length"] + 1).sum()}
 
     # Bottleneck: KL(F(z | mu) || N(0, rho^2 I)), but for a constant factor.
     loss["bottleneck"] = args.beta * (f**2).sum(1).mean()
@@ -315,8 +310,6 @@ def losses(agent, target, trials, args, explore=True):
 
     # Exploration: rewarded by the f and g of now, which it does not teach.
     if explore:
-        d = distance.detach()
-        reward = exploration_reward(d, exp["length"], args.cost)
         policies = agent.exploration, target.exploration
         loss["exploration"] = q_loss(*policies, exp, reward, f[:, :0], args)
     return loss
@@ -325,8 +318,8 @@ def losses(agent, target, trials, args, explore=True):
 def trial(agent, task, problem, instruction, from_id, args, epsilons, rng):
     """A trial in each copy, on z ~ F(z|mu) where from_id (N,), else z = g(tau).
 
-    Returns the trials {name: (N, ...)}; z and |f - g(tau_:t)|^2, (T + 1, N);
-    and what exploration has found.
+    Returns the trials {name: (N, ...)} for the replay; z, |f - g(tau_:t)|^2
+    and the reward of exploration; and what it has found.
     """
     mu = torch.as_tensor(problem, device=agent.f.weight.device)
     from_id = torch.as_tensor(from_id, device=mu.device)
@@ -335,7 +328,7 @@ def trial(agent, task, problem, instruction, from_id, args, epsilons, rng):
         f = agent.f(mu)
         no_z, policy = f[:, :0], agent.exploration
         exp, info = rollout(task, options, policy, no_z, epsilons[0], rng)
-        g, distance = agent.decode(f, exp)
+        g, distance, reward = agent.decode(f, exp, args.cost)
     noise = rng.normal(0, args.noise, f.shape).astype(np.float32)
     noisy = f + torch.as_tensor(noise, device=f.device)
     z = torch.where(from_id[:, None], noisy, g)
@@ -345,7 +338,8 @@ def trial(agent, task, problem, instruction, from_id, args, epsilons, rng):
     trials |= {"exp_" + name: value for name, value in exp.items()}
     trials |= {"exe_" + name: value for name, value in exe.items()}
     found = {name: x for name, x in info.items() if name not in options}
-    return trials, z, distance, found
+    more = {"z": z, "distance": distance.T, "exp_reward": reward.T}
+    return trials, more, found
 
 
 def evaluate(agent, args, final=False):
@@ -365,9 +359,10 @@ def evaluate(agent, args, final=False):
     copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
     copies.reset(seed=0)
     epsilons = 0.5 * by_id, 0.0
-    trials, z, d, found = trial(
+    trials, more, found = trial(
         agent, copies, *pairs.T, by_id, args, epsilons, rng
     )
+    trials |= more
     returns = trials["exe_reward"].sum(1, dtype=torch.float64).cpu().numpy()
     row = {name: returns[group == name].mean() for name in groups}
 
@@ -380,15 +375,13 @@ def evaluate(agent, args, final=False):
     row |= {name: value[tested].mean() for name, value in found.items()}
 
     f = agent.f(trials["problem"][by_id]).detach()
-    left = d.cpu().T[by_id, length[by_id]]
+    left = trials["distance"].cpu()[by_id, length[by_id]]
     informed = next(iter(found.values()))[by_id] > 0
-    reward = exploration_reward(d, length, args.cost).sum(0)
-    row["exploration_reward"] = reward[by_id].mean()
+    row["exploration_reward"] = trials["exp_reward"][by_id].sum(1).mean()
     row["decoder_error"] = left.mean()
     row["decoder_error_informed"] = left[informed].mean()
     row["prior_error"] = f.var(0, correction=0).sum()
     row["f_norm2"] = (f**2).sum(1).mean()
-    trials |= {"z": z, "distance": d.T}
     row = {name: float(value) for name, value in row.items()}
     return row, {name: x[tested].cpu() for name, x in trials.items()}
 
@@ -437,14 +430,14 @@ def open_run(args, method):
 
 def say(args, row):
     """The last line: the last row in words."""
-    row = {k: float(v) for k, v in row.items()}
-    print(
-        f"{args.env}, seed {args.seed}: test return {row['test_return']:.3f} "
-        f"(standard error {row['test_return_se']:.3f}, optimum "
-        f"{row['optimal_return']:.3f}), exploration of "
-        f"{row['exploration_steps']:.1f} steps, after {row['env_steps']:,.0f} "
-        f"environment steps and {row['seconds'] / 60:.1f} minutes of training"
+    words = (
+        "{env}, seed {seed}: test return {test_return:.3f} (standard error "
+        "{test_return_se:.3f}, optimum {optimal_return:.3f}), exploration of "
+        "{exploration_steps:.1f} steps, after {env_steps:,.0f} environment "
+        "steps and {seconds:,.0f} seconds of training"
     )
+    row = {name: float(value) for name, value in row.items()}
+    print(words.format(**vars(args) | row))
 
 
 # --- end of shared ----------------------------------------------------------
@@ -452,8 +445,7 @@ def save_trials(run):
     """--eval: many test trials of a saved agent, into its episodes.npz."""
     try:
         config = json.loads((run / "config.json").read_text())
-        known = [field.name for field in fields(Args)]
-        config = {k: v for k, v in config.items() if k in known}
+        config = {k: v for k, v in config.items() if hasattr(Args, k)}
         args = Args(**config | {"device": "cpu"})
         weights = torch.load(run / "agent.pt", "cpu", weights_only=True)
         last = [*csv.DictReader((run / "progress.csv").open())][-1]
@@ -463,8 +455,6 @@ def save_trials(run):
     agent = Dream(task, args)
     agent.load_state_dict(weights)
     row, trials = evaluate(agent, args, final=True)
-    d, length = trials["distance"].T, trials["exp_length"]
-    trials["exp_reward"] = exploration_reward(d, length, args.cost).T
     unseen = ~np.isin(trials["problem"], task.problems["train"])
     trials["exp_reward"][unseen] = np.nan  # there is no f(mu)
     np.savez_compressed(run / "episodes.npz", **trials)
@@ -528,10 +518,9 @@ def train(args, run):
                 for name in ("execution", "exploration", "decoder"):
                     mean = torch.tensor(logged.pop(name, [])).mean()
                     row[name + "_loss"] = mean.item()
-                writer = csv.DictWriter(file, row)
                 if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerow(row)
+                    csv.writer(file).writerow(row)
+                csv.writer(file).writerow(row.values())
                 file.flush()
                 bar.set_postfix(test_return=row["test_return"])
     torch.save(agent.state_dict(), run / "agent.pt")

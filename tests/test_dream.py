@@ -31,8 +31,8 @@ def setting(env="map", batch=12, **changes):
     mu = rng.choice(task.problems["train"], batch)
     from_id, epsilons = rng.random(batch) < 0.5, (0.9, 0.9)
     inputs = agent, task, mu, None, from_id, args, epsilons, rng
-    trials, z, distance, _ = dream.trial(*inputs)
-    return args, agent, target, trials, z, distance
+    trials, more, _ = dream.trial(*inputs)
+    return args, agent, target, trials, more["z"], more["distance"]
 
 
 def episode(trials, prefix, k, ends):
@@ -89,7 +89,7 @@ def test_exploration_reward_is_its_equation(monkeypatch, env):
         # It telescopes: information gained, less the price of the steps.
         gained = d[0] - d[-1] - args.cost * length
         torch.testing.assert_close(reward[:, b].sum(), gained, **close)
-        before = distance[: length + 1, b]
+        before = distance[b, : length + 1]
         torch.testing.assert_close(before, d.detach(), **close)
 
 
