@@ -192,27 +192,24 @@ def lambda_returns(reward, value, trace, gamma):
     return returns
 
 
-def q_loss(policy, target, steps, reward, z, args):
+def td_loss(q, target_q, steps, reward, gamma, args):
     """Squared error of double Q-learning with Watkins's or Peng's Q(lambda).
 
-    steps are replayed episodes, reward (T, B), 0 after the end, z (B, Z).
+    Q (T, B, A), replayed steps, reward (T, B), 0 after the end. Returns also
+    what the start has turned out to be worth, (B,).
     """
-    observation, before = steps["observation"], steps["before"]
-    inputs = observation[:, :-1], before[:, :-1], steps["length"]
-    inputs = *inputs, steps["instruction"], z
-    q, _ = policy(*inputs)  # (T, B, A)
     action, best = steps["action"].T, q.argmax(2)
     with torch.no_grad():
-        target_q, _ = target(*inputs)
         value = target_q.gather(2, best[..., None])[..., 0]
         # What follows an action that is not greedy is no news of greedy play.
         trace = args.lam * torch.where(action == best, 1.0, args.peng)
-        returns = lambda_returns(reward, value, trace, args.gamma)
+        returns = lambda_returns(reward, value, trace, gamma)
+        start = torch.lerp(value[0], returns[0], trace[0])
     q = q.gather(2, action[..., None])[..., 0]
-    return ((q - returns) ** 2).sum() / steps["length"].sum()
+    return ((q - returns) ** 2).sum() / steps["length"].sum(), start
 
 
-def rollout(task, options, policy, z, epsilon, rng):
+def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
     """An epsilon-greedy episode in each of N copies, and its last info.
 
     The episodes are {name: (N, ...)}, padded: observation and the action
@@ -227,7 +224,7 @@ def rollout(task, options, policy, z, epsilon, rng):
     observation = np.zeros((N, T + 1, *seen.shape[1:]), seen.dtype)
     observation[:, 0], length = seen, torch.zeros(N, dtype=torch.long)
     before, reward = np.full((N, T + 1), A), np.zeros((N, T), np.float32)
-    done, state, one = np.zeros(N, bool), (None, None), torch.ones_like(length)
+    done, one = np.zeros(N, bool), torch.ones_like(length)
     for t in range(T):
         now = to(observation[:, t, None]), to(before[:, t, None]), one
         with torch.no_grad():
@@ -285,6 +282,16 @@ class Dream(nn.Module):
         # What the step tells of z, r_t = d_t - d_t+1 - c; 0 after the end
         reward = (d[:-1] - d[1:] - cost).detach() * seen[1:]
         return g[last, torch.arange(len(f))], d, reward
+
+
+def q_loss(policy, target, steps, reward, z, args):
+    """TD loss of a policy that knows z (B, Z)."""
+    observation, before = steps["observation"][:, :-1], steps["before"][:, :-1]
+    inputs = observation, before, steps["length"], steps["instruction"], z
+    q, _ = policy(*inputs)
+    with torch.no_grad():
+        target_q, _ = target(*inputs)
+    return td_loss(q, target_q, steps, reward, args.gamma, args)[0]
 
 
 def losses(agent, target, trials, args, explore=True):

@@ -1,0 +1,486 @@
+"""RL^2: one recurrent policy over the whole trial, learned end to end.
+
+Duan, Schulman, Chen, Bartlett, Sutskever and Abbeel, RL^2: Fast Reinforcement
+Learning via Slow Reinforcement Learning, 2016, arXiv 1611.02779.
+Wang et al., Learning to Reinforcement Learn, 2016, arXiv 1611.05763.
+
+A trial is an exploration episode without reward, then an execution episode with
+an instruction. The memory goes on from one to the other, and exploring is only
+rewarded by what execution earns later: the two have to be learned together.
+That is what DREAM (dream.py) avoids.
+
+    python rl2.py --env coupling      # seconds; map: it walks, 0.30 of 0.80
+"""
+
+import argparse
+import copy
+import csv
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from tqdm import tqdm
+
+import envs  # noqa: F401 (registers the tasks)
+
+DEFAULTS = {  # all that differs between tasks
+    "coupling": dict(total_steps=8_000),
+    "bus": {},
+    "map": {},
+    "distracting-bus": dict(total_steps=1_500_000),
+    "cooking": dict(total_steps=2_000_000),
+    "sign-nav": dict(
+        total_steps=800_000, updates=16, batch=32, replay=7_000, gamma=0.97,
+        lam=0.7, peng=1.0, epsilon=0.05,
+    ),
+}
+
+
+@dataclass(eq=False)
+class Args:
+    env: Literal[tuple(DEFAULTS)] = "map"  # the task
+    seed: int = 0  # of all that is random
+    total_steps: int = 700_000  # of the environment, exploring and executing
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU, if any
+    run_dir: Path | None = None  # None: runs/<method>/<env>/<seed>
+    overwrite: bool = False  # replace what an earlier run has left there
+    eval: Path | None = None  # do not train, evaluate the agent of this run
+    eval_every: int = 20_000  # environment steps between evaluations
+    num_actions: int = 8  # A, of coupling
+    num_envs: int = 64  # trials side by side
+    updates: int = 8  # gradient steps after num_envs trials
+    batch: int = 64  # trials in a gradient step
+    replay: int = 16_000  # trials in the replay
+    epsilon: float = 0.15  # least random share; copies: geometric, from 1
+    learning_rate: float = 1e-3  # of Adam
+    target_every: int = 50  # gradient steps between target network copies
+    gamma: float = 0.99  # discount
+    lam: float = 0.9  # lambda of Q(lambda)
+    peng: float = 0.0  # of lambda, kept after random actions (1: Peng's)
+    hidden: int = 64  # units in a layer
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            low = 0 if name in MAY_BE_0 else 1 if type(value) is int else 1e-12
+            high = 1 if name in SHARES else 10**12
+            if type(value) in (int, float) and not low <= value <= high:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(f"{option}: {low} to {high}, not {value}")
+        gpu = torch.cuda.is_available()
+        if self.device == "cuda" and not gpu:
+            raise ValueError("--device cuda: PyTorch finds no GPU")
+        if self.device == "auto":
+            self.device = "cuda" if gpu else "cpu"
+
+
+SHARES = "gamma", "lam", "peng", "epsilon"
+MAY_BE_0 = *SHARES, "seed"
+
+
+# --- shared: recurrent Q-learning on replayed episodes ----------------------
+class Features(nn.Module):
+    """What is sensed, (R, ...) -> (R, hidden)."""
+
+    def __init__(self, space, hidden):
+        super().__init__()
+        if len(space.shape) == 3:  # frames (R, 60, 80, 3)
+            self.net = nn.Sequential(
+                nn.Conv2d(3, 16, 8, 4), nn.ReLU(),  # (R, 16, 14, 19)
+                nn.Conv2d(16, 32, 4, 2), nn.ReLU(),  # (R, 32, 6, 8)
+                nn.Flatten(), nn.Linear(32 * 6 * 8, hidden), nn.ReLU(),
+            )
+        else:  # tokens (R, fields), each with its own rows of the embedding
+            self.net = nn.EmbeddingBag(space.nvec.sum(), hidden, mode="sum")
+            first = torch.tensor([0, *space.nvec[:-1]]).cumsum(0)
+            self.register_buffer("first", first)
+
+    def forward(self, x):
+        if x.dtype == torch.uint8:
+            return self.net(x.permute(0, 3, 1, 2) / 255 - 0.5)
+        # Waves tell any two cells apart, be they neighbours or not.
+        return 1.4 * (2 * self.net(x + self.first)).sin()
+
+
+class Memory(nn.Module):
+    """Recurrent over transitions (s, a, s')."""
+
+    def __init__(self, spaces, num_actions, hidden):
+        super().__init__()
+        self.features = Features(spaces["observation"], hidden)
+        self.before = nn.Embedding(num_actions + 1, hidden)
+        self.lstm = nn.LSTM(hidden, hidden)
+
+    def forward(self, observation, before, length, state=(None, None)):
+        """Observations (B, T, ...), and the actions before them (B, T).
+
+        Returns a PackedSequence of features (R, 2 * hidden) of the steps
+        t < length (B,), their places b * T + t (R,), and the state.
+        """
+        B, T = before.shape
+        places = torch.arange(B * T, device=before.device).view(B, T)
+        rows = pack_padded_sequence(places, length, True, enforce_sorted=False)
+        now = self.features(observation.flatten(0, 1)[rows.data])
+        s, _ = pad_packed_sequence(rows._replace(data=now), True, 0.0, T)
+        lstm, last = state
+        last = torch.zeros_like(s[:, :1]) if last is None else last
+        x = s + s * torch.cat([last, s[:, :-1]], 1) + self.before(before)
+        x = x.flatten(0, 1)[rows.data]
+        x, lstm = self.lstm(rows._replace(data=x), lstm)
+        x = x._replace(data=torch.cat([x.data, 0.2 * now], 1))
+        return x, rows.data, (lstm, s[:, -1:])
+
+
+class QNetwork(nn.Module):
+    """Recurrent dueling Q(tau_:t, i, z, .); no z where z_size is 0."""
+
+    def __init__(self, spaces, num_actions, hidden, z_size):
+        super().__init__()
+        self.memory = Memory(spaces, num_actions, hidden)
+        tokens = spaces["instruction"].nvec
+        self.instruction = nn.Embedding(max(tokens), hidden)
+        nn.init.normal_(self.instruction.weight, std=0.2)  # lest z drown
+        self.attention = nn.Linear(2 * hidden, len(tokens))
+        self.body = nn.Sequential(
+            nn.Linear(3 * hidden + z_size, 2 * hidden), nn.ReLU(),
+            nn.Linear(2 * hidden, 2 * hidden), nn.ReLU(),
+        )
+        self.value = nn.Linear(2 * hidden, 1)
+        self.advantage = nn.Linear(2 * hidden, num_actions)
+
+    def forward(self, observation, before, length, i, z, state=(None, None)):
+        """Q (T, B, A), 0 from t = length on, and the state."""
+        T = before.shape[1]
+        x, places, state = self.memory(observation, before, length, state)
+        # What has been done so far says which token to read.
+        weight = self.attention(x.data).softmax(1)[..., None]
+        token = (weight * self.instruction(i)[places // T]).sum(1)
+        h = self.body(torch.cat([x.data, token, z[places // T]], 1))
+        a = self.advantage(h)
+        q = x._replace(data=self.value(h) + a - a.mean(1, keepdim=True))
+        return pad_packed_sequence(q, total_length=T)[0], state
+
+
+def lambda_returns(reward, value, trace, gamma):
+    """G_t = r_t + gamma ((1 - l_t+1) v_t+1 + l_t+1 G_t+1).
+
+    All are (T, B) and 0 after the end: reward r, value v_t of observation t,
+    trace l.
+    """
+    returns, after = torch.zeros_like(reward), torch.zeros_like(reward[0])
+    for t in reversed(range(len(reward))):
+        returns[t] = reward[t] + gamma * after
+        after = torch.lerp(value[t], returns[t], trace[t])
+    return returns
+
+
+def td_loss(q, target_q, steps, reward, gamma, args):
+    """Squared error of double Q-learning with Watkins's or Peng's Q(lambda).
+
+    Q (T, B, A), replayed steps, reward (T, B), 0 after the end. Returns also
+    what the start has turned out to be worth, (B,).
+    """
+    action, best = steps["action"].T, q.argmax(2)
+    with torch.no_grad():
+        value = target_q.gather(2, best[..., None])[..., 0]
+        # What follows an action that is not greedy is no news of greedy play.
+        trace = args.lam * torch.where(action == best, 1.0, args.peng)
+        returns = lambda_returns(reward, value, trace, gamma)
+        start = torch.lerp(value[0], returns[0], trace[0])
+    q = q.gather(2, action[..., None])[..., 0]
+    return ((q - returns) ** 2).sum() / steps["length"].sum(), start
+
+
+def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
+    """An epsilon-greedy episode in each of N copies, and its last info.
+
+    The episodes are {name: (N, ...)}, padded: observation and the action
+    before it (T + 1 of each, "none" first), action and reward (T),
+    instruction, length (on the CPU).
+    """
+    N, T, A = task.num_envs, task.max_steps, int(task.single_action_space.n)
+    to = functools.partial(torch.as_tensor, device=z.device)
+    ends = task.actions[-1] == "end"
+    batch, info = task.reset(options=options)
+    seen, i = batch["observation"], to(batch["instruction"])
+    observation = np.zeros((N, T + 1, *seen.shape[1:]), seen.dtype)
+    observation[:, 0], length = seen, torch.zeros(N, dtype=torch.long)
+    before, reward = np.full((N, T + 1), A), np.zeros((N, T), np.float32)
+    done, one = np.zeros(N, bool), torch.ones_like(length)
+    for t in range(T):
+        now = to(observation[:, t, None]), to(before[:, t, None]), one
+        with torch.no_grad():
+            q, state = policy(*now, i, z, state)
+        # An "end" drawn at random is drawn again, lest all episodes be short.
+        random, again = rng.integers(A, size=(2, N))
+        random = np.where(ends & (random == A - 1), again, random)
+        greedy = q[0].argmax(1).cpu().numpy()
+        action = np.where(rng.random(N) < epsilon, random, greedy)
+        length += torch.as_tensor(~done)
+        batch, reward[:, t], done, _, info = task.step(action)
+        observation[:, t + 1], before[:, t + 1] = batch["observation"], action
+        if done.all():
+            break
+    steps = {"observation": observation, "before": before, "reward": reward}
+    steps = {name: to(value) for name, value in steps.items()}
+    steps["action"] = steps["before"][:, 1:] % A  # "none" is in padding only
+    return steps | {"instruction": i, "length": length}, info
+
+
+def store(replay, trials, count, capacity):
+    """Put trials {name: (N, ...)} into the replay, in place of the oldest."""
+    for name, new in trials.items():
+        if name not in replay:
+            replay[name] = new.new_empty(capacity, *new.shape[1:])
+        slots = torch.arange(count, count + len(new)) % capacity
+        replay[name][slots] = new
+
+
+# --- end of shared ----------------------------------------------------------
+class RL2(nn.Module):
+    """Q of the whole trial.
+
+    An action before that is "none" marks the beginning of an episode.
+    """
+
+    def __init__(self, task, args):
+        super().__init__()
+        spaces = task.single_observation_space.spaces
+        sizes = spaces, int(task.single_action_space.n), args.hidden
+        self.policy = QNetwork(*sizes, z_size=0)
+
+    def forward(self, steps, length, state=(None, None)):
+        """Q (T + 1, B, A), 0 from t = length on, and the memory then."""
+        before = steps["before"]
+        no_z = before.new_zeros(len(before), 0, dtype=torch.float)
+        inputs = steps["observation"], before, length, steps["instruction"]
+        q, (lstm, _) = self.policy(*inputs, no_z, state)
+        return q, (lstm, None)
+
+
+def losses(agent, target, trials, args):
+    """{name: scalar} of what a batch of replayed trials teaches."""
+    exp, exe = (
+        {name[4:]: x for name, x in trials.items() if name[:4] == prefix}
+        for prefix in ("exp_", "exe_")
+    )
+
+    def both(net):
+        """Q (T, B, A) of both episodes; the memory is carried across."""
+        q_exp, state = net(exp, exp["length"] + 1)
+        q_exe, _ = net(exe, exe["length"], state)
+        taken = torch.arange(len(q_exp))[:, None] < exp["length"]
+        return (q_exp * taken.to(q_exp.device)[..., None])[:-1], q_exe[:-1]
+
+    q_exp, q_exe = both(agent)
+    with torch.no_grad():
+        target_exp, target_exe = both(target)
+    inputs = q_exe, target_exe, exe, exe["reward"].T, args.gamma, args
+    execution, start = td_loss(*inputs)
+
+    # Exploration earns, with its last action, what execution is then worth;
+    # no discount on the way, which would reward cutting it short.
+    last = torch.arange(len(q_exp))[:, None] == exp["length"] - 1
+    reward = start * last.to(start.device)
+    inputs = q_exp, target_exp, exp, reward, 1.0, args
+    return {"execution": execution, "exploration": td_loss(*inputs)[0]}
+
+
+def trial(agent, task, problem, instruction, epsilons, rng):
+    """A trial in each copy; what the replay keeps, and the last info."""
+    mu = torch.as_tensor(problem)
+    no_z = torch.zeros(len(mu), 0, device=agent.policy.value.weight.device)
+    options = {"problem": problem, "instruction": "none"}
+    inputs = task, options, agent.policy, no_z
+    exp, info = rollout(*inputs, epsilons[0], rng)
+    with torch.no_grad():
+        _, state = agent(exp, exp["length"] + 1)
+    options["instruction"] = instruction
+    exe, _ = rollout(*inputs, epsilons[1], rng, state)
+    trials = {"problem": mu}
+    trials |= {"exp_" + name: value for name, value in exp.items()}
+    trials |= {"exe_" + name: value for name, value in exe.items()}
+    return trials, {k: v for k, v in info.items() if k not in options}
+
+
+def evaluate(agent, args, final=False):
+    """A row of progress.csv, and the meta-test trials that it tells of."""
+    task = make(args, 1, "test")
+    groups = {"test_return": task.pairs()} | task.groups()
+    repeats = 1 if task.exhaustive else 84 if final else 17
+    groups = {name: np.tile(p, (repeats, 1)) for name, p in groups.items()}
+    group = np.repeat([*groups], [len(pairs) for pairs in groups.values()])
+    pairs = np.concatenate([*groups.values()])
+    copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
+    copies.reset(seed=0)
+    trials, found = trial(agent, copies, *pairs.T, (0.0, 0.0), rng)
+    returns = trials["exe_reward"].sum(1, dtype=torch.float64).cpu().numpy()
+    row = {name: returns[group == name].mean() for name in groups}
+    tested = group == "test_return"
+    error = returns[tested].std() / tested.sum() ** 0.5
+    row["test_return_se"] = 0.0 if task.exhaustive else error
+    row["optimal_return"] = task.optimal_return(*pairs[tested].T).mean()
+    row["exploration_steps"] = trials["exp_length"][tested].double().mean()
+    row |= {name: value[tested].mean() for name, value in found.items()}
+    row = {name: float(value) for name, value in row.items()}
+    return row, {name: x[tested].cpu() for name, x in trials.items()}
+
+
+# --- shared: command line and run directory ---------------------------------
+def stop(message):
+    """Bad input: one line, status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse():
+    """The command line, over the defaults of its task."""
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scan.add_argument("--env", choices=DEFAULTS, default=Args.env)
+    env = scan.parse_known_args()[0].env
+    return tyro.cli(Args, default=Args(env, **DEFAULTS[env]))
+
+
+@functools.cache
+def make(args, num_envs, split):
+    """The task, vectorised; the same one when asked again."""
+    kwargs = {"num_actions": args.num_actions} if args.env == "coupling" else {}
+    kwargs |= {"num_envs": num_envs, "split": split}
+    return gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
+
+
+def open_run(args, method):
+    """Make the run directory, with config.json."""
+    run = args.run_dir or Path("runs", method, args.env, str(args.seed))
+    git = f"git -C '{Path(__file__).resolve().parent}' rev-parse HEAD"
+    status, commit = subprocess.getstatusoutput(git)
+    config = {"method": method, "commit": None if status else commit}
+    config = json.dumps(config | vars(args), indent=1, default=str)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if any(run.iterdir()) and not args.overwrite:
+            stop(f"{run} is not empty; --overwrite replaces what is in it")
+        for name in ("progress.csv", "agent.pt", "episodes.npz"):
+            (run / name).unlink(missing_ok=True)
+        (run / "config.json").write_text(config + "\n")
+    except OSError as error:
+        stop(f"--run-dir: {run}: {error.strerror}")
+    return run
+
+
+def say(args, row):
+    """The last line: the last row in words."""
+    words = (
+        "{env}, seed {seed}: test return {test_return:.3f} (standard error "
+        "{test_return_se:.3f}, optimum {optimal_return:.3f}), exploration of "
+        "{exploration_steps:.1f} steps, after {env_steps:,.0f} environment "
+        "steps and {seconds:,.0f} seconds of training"
+    )
+    row = {name: float(value) for name, value in row.items()}
+    print(words.format(**vars(args) | row))
+
+
+# --- end of shared ----------------------------------------------------------
+def save_trials(run):
+    """--eval: many test trials of a saved agent, into its episodes.npz."""
+    try:
+        config = json.loads((run / "config.json").read_text())
+        config = {k: v for k, v in config.items() if hasattr(Args, k)}
+        args = Args(**config | {"device": "cpu"})
+        weights = torch.load(run / "agent.pt", "cpu", weights_only=True)
+        last = [*csv.DictReader((run / "progress.csv").open())][-1]
+    except (OSError, ValueError, IndexError) as error:
+        stop(f"--eval: {run} holds no finished run: {error}")
+    agent = RL2(make(args, 1, "test"), args)
+    agent.load_state_dict(weights)
+    row, trials = evaluate(agent, args, final=True)
+    np.savez_compressed(run / "episodes.npz", **trials)
+    say(args, last | row)
+
+
+def train(args, run):
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    task = make(args, args.num_envs, "train")
+    task.reset(seed=args.seed)
+    agent = RL2(task, args).to(args.device)
+    target = copy.deepcopy(agent)
+    parameters, lr = agent.parameters(), args.learning_rate
+    optimizer = torch.optim.Adam(parameters, lr, fused=True)
+    spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
+    replay, logged, row = {}, defaultdict(list), None
+    steps = trials = updates = next_evaluation = seconds = 0
+    file = open(run / "progress.csv", "w", newline="")
+    bar = tqdm(total=args.total_steps, unit=" steps")
+    with file, bar, suppress(KeyboardInterrupt):  # what was logged is kept
+        while steps < args.total_steps:
+            began = time.perf_counter()
+            # EXPLORE, then EXECUTE with the same memory
+            epsilons = rng.permutation(spread), spread
+            mu = rng.choice(task.problems["train"], args.num_envs)
+            new, _ = trial(agent, task, mu, None, epsilons, rng)
+            store(replay, new, trials, args.replay)
+            trials += args.num_envs
+            steps += int(new["exp_length"].sum() + new["exe_length"].sum())
+
+            # UPDATE
+            for _ in range(args.updates):
+                batch = torch.randint(min(trials, args.replay), (args.batch,))
+                batch = {name: x[batch] for name, x in replay.items()}
+                loss = losses(agent, target, batch, args)
+                optimizer.zero_grad()
+                sum(loss.values()).backward()
+                nn.utils.clip_grad_norm_(agent.parameters(), 10.0, foreach=True)
+                optimizer.step()
+                updates += 1
+                if updates % args.target_every == 0:
+                    target.load_state_dict(agent.state_dict())
+                for name, value in loss.items():
+                    logged[name].append(value.detach())
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - began
+            bar.update(min(steps, args.total_steps) - bar.n)
+
+            # EVALUATE
+            final = steps >= args.total_steps
+            if final or steps >= next_evaluation:
+                next_evaluation = steps + args.eval_every
+                row = {"env_steps": steps, "seconds": round(seconds, 2)}
+                row |= {"trials": trials, "updates": updates}
+                row |= evaluate(agent, args, final)[0]
+                for name in ("execution", "exploration"):
+                    mean = torch.tensor(logged.pop(name, [])).mean()
+                    row[name + "_loss"] = mean.item()
+                if file.tell() == 0:
+                    csv.writer(file).writerow(row)
+                csv.writer(file).writerow(row.values())
+                file.flush()
+                bar.set_postfix(test_return=row["test_return"])
+    torch.save(agent.state_dict(), run / "agent.pt")
+    if row is not None:
+        say(args, row)
+
+
+if __name__ == "__main__":
+    args = parse()
+    try:
+        make(args, 1, "test")
+    except gymnasium.error.DependencyNotInstalled as error:
+        stop(error)  # OpenGL
+    if args.eval is None:
+        train(args, open_run(args, "rl2"))
+    else:
+        save_trials(args.eval)
