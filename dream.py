@@ -411,9 +411,10 @@ def parse():
 
 
 @functools.cache
-def make(args, num_envs, split):
+def make(args, num_envs, split, **kwargs):
     """The task, vectorised; the same one when asked again."""
-    kwargs = {"num_actions": args.num_actions} if args.env == "coupling" else {}
+    if args.env == "coupling":
+        kwargs["num_actions"] = args.num_actions
     kwargs |= {"num_envs": num_envs, "split": split}
     return gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
 
@@ -466,6 +467,19 @@ def save_trials(run):
     row, trials = evaluate(agent, args, final=True)
     unseen = ~np.isin(trials["problem"], task.problems["train"])
     trials["exp_reward"][unseen] = np.nan  # there is no f(mu)
+    trials["f"] = weights["f.weight"][task.problems["train"]]
+    trials["f_problem"] = task.problems["train"]
+
+    # A film of one problem, with a trial for each of its instructions
+    pairs = task.pairs()
+    pairs = pairs[pairs[:, 0] == pairs[0, 0]]
+    copies = make(args, len(pairs), "test", render_mode="rgb_array")
+    film, sensed = [], copies._sensed
+    copies._sensed = lambda: film.append(copies.render()) or sensed()
+    by_id, rng = np.zeros(len(pairs), bool), np.random.default_rng(0)
+    new, more, _ = trial(agent, copies, *pairs.T, by_id, args, (0, 0), rng)
+    new |= more | {"frames": np.stack(film, 1)}  # (K, steps, H, W, 3)
+    trials |= {"film_" + name: x for name, x in new.items()}
     np.savez_compressed(run / "episodes.npz", **trials)
     say(args, last | row)
 

@@ -356,9 +356,10 @@ def parse():
 
 
 @functools.cache
-def make(args, num_envs, split):
+def make(args, num_envs, split, **kwargs):
     """The task, vectorised; the same one when asked again."""
-    kwargs = {"num_actions": args.num_actions} if args.env == "coupling" else {}
+    if args.env == "coupling":
+        kwargs["num_actions"] = args.num_actions
     kwargs |= {"num_envs": num_envs, "split": split}
     return gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
 
