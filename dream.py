@@ -45,7 +45,7 @@ DEFAULTS = {  # all that differs between tasks
     "distracting-bus": dict(total_steps=1_500_000, explore_after=20_000),
     "cooking": dict(total_steps=2_000_000, explore_after=20_000),
     "sign-nav": dict(
-        total_steps=750_000, explore_after=4_000, updates=16, batch=32,
+        total_steps=650_000, explore_after=4_000, updates=16, batch=32,
         replay=7_000, gamma=0.97, lam=0.7, peng=1.0, cost=0.0,
     ),
 }
@@ -161,23 +161,29 @@ class QNetwork(nn.Module):
         self.instruction = nn.Embedding(max(tokens), hidden)
         nn.init.normal_(self.instruction.weight, std=0.2)  # lest z drown
         self.attention = nn.Linear(2 * hidden, len(tokens))
-        self.body = nn.Sequential(
-            nn.Linear(3 * hidden + z_size, 2 * hidden), nn.ReLU(),
-            nn.Linear(2 * hidden, 2 * hidden), nn.ReLU(),
-        )
-        self.value = nn.Linear(2 * hidden, 1)
-        self.advantage = nn.Linear(2 * hidden, num_actions)
+
+        def stream(tokens, out):
+            return nn.Sequential(
+                nn.Linear((2 + tokens) * hidden + z_size, 2 * hidden),
+                nn.ReLU(), nn.Linear(2 * hidden, 2 * hidden),
+                nn.ReLU(), nn.Linear(2 * hidden, out),
+            )
+
+        self.value = stream(len(tokens), 1)
+        self.advantage = stream(1, num_actions)
 
     def forward(self, observation, before, length, i, z, state=(None, None)):
         """Q (T, B, A), 0 from t = length on, and the state."""
         T = before.shape[1]
         x, places, state = self.memory(observation, before, length, state)
-        # What has been done so far says which token to read.
+        z, tokens = z[places // T], self.instruction(i)[places // T]
+        # What to do next hangs on one token, which the past tells; the value
+        # of doing it on all.
         weight = self.attention(x.data).softmax(1)[..., None]
-        token = (weight * self.instruction(i)[places // T]).sum(1)
-        h = self.body(torch.cat([x.data, token, z[places // T]], 1))
-        a = self.advantage(h)
-        q = x._replace(data=self.value(h) + a - a.mean(1, keepdim=True))
+        token = (weight * tokens).sum(1)
+        v = self.value(torch.cat([x.data, tokens.flatten(1), z], 1))
+        a = self.advantage(torch.cat([x.data, token, z], 1))
+        q = x._replace(data=v + a - a.mean(1, keepdim=True))
         return pad_packed_sequence(q, total_length=T)[0], state
 
 
