@@ -30,28 +30,18 @@ APT = "libgl1 libglu1-mesa libegl1 libfreetype6"
 APT = "apt-get install --no-install-recommends " + APT
 # left, up, right, down; all other actions stay
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)] + 3 * [(0, 0)])
-# four that the colour-blind can tell apart (Okabe and Ito), white, grey
-COLORS = (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)
-COLORS = np.array([*COLORS, 3 * (255,), 3 * (160,)])
+# four that the colour-blind can tell apart (Okabe and Ito); then more
+COLORS = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)]
+COLORS += [(160, 160, 160), (240, 228, 66), (0, 0, 0), (255, 255, 255)]
+GREY, YELLOW, BLACK, WHITE = 4, 5, 6, -1
 
 
-def walk(x, y, actions, active, size):
-    """One step in a grid of size x size cells, within its walls."""
-    dx, dy = MOVES[actions].T * active
-    return np.clip(x + dx, 0, size - 1), np.clip(y + dy, 0, size - 1)
-
-
-def draw_grid(cells, agent=None, goal=None, size=24):
-    """Colors of cells (W, H) -> RGB picture; agent a disc, goal a frame."""
-    picture = COLORS[np.kron(cells, np.ones((size, size), int))]
-    u = np.abs(np.arange(size) - size / 2 + 0.5)
-    frame = np.maximum(u[:, None], u) > size / 2 - 3
-    disc = np.hypot(u[:, None], u) < size / 3
-    for cell, mask in ((goal, frame), (agent, disc)):
-        if cell is not None:
-            x, y = size * cell[0], size * cell[1]
-            picture[x : x + size, y : y + size][mask] = 0
-    return picture.transpose(1, 0, 2)[::-1].astype(np.uint8)
+def draw_grid(cells, agent):
+    """Colors of cells (W, H) -> RGB picture; the agent is a black square."""
+    thirds = cells.repeat(3, 0).repeat(3, 1)
+    thirds[1::3, 1::3][tuple(agent)] = BLACK
+    picture = np.array(COLORS, np.uint8)[thirds].repeat(8, 0).repeat(8, 1)
+    return picture.transpose(1, 0, 2)[::-1]
 
 
 class Task(gymnasium.vector.VectorEnv):
@@ -69,13 +59,13 @@ class Task(gymnasium.vector.VectorEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
     metadata["autoreset_mode"] = gymnasium.vector.AutoresetMode.DISABLED
-    max_steps, contact_ends_exploration = 20, False
+    max_steps = 20
     test_problems, test_instructions = [], []  # none: train and test on all
     exhaustive = True  # deterministic: one trial of a pair tells all
     reward_left = 1.0  # at most this an episode can still earn
     episode = None
 
-    def __init__(self, observation, instructions, offers=True, num_envs=1,
+    def __init__(self, sensed, instructions, offers=True, num_envs=1,
                  split="train", render_mode=None):
         if split not in ("train", "test"):
             raise ValueError(f"split: 'train' or 'test', not {split!r}")
@@ -85,39 +75,37 @@ class Task(gymnasium.vector.VectorEnv):
         # "none" is the last row and column, where the index -1 finds it.
         none = np.max(instructions, 0) + 1
         self.tokens = np.array([*instructions, none])
+        test = np.ones((self.num_problems, len(self.tokens)), bool)
+        test[:, :-1] = offers
+        train = test.copy()
+        train[:, self.test_instructions] = False
+        self.offers = {"train": train, "test": test}  # (problem, instruction)
         problems = np.arange(self.num_problems)
-        self.offers = {"test": np.ones((len(problems), len(self.tokens)), bool)}
-        self.offers["test"][:, :-1] = offers  # (problem, instruction)
-        self.offers["train"] = self.offers["test"].copy()
-        self.offers["train"][:, self.test_instructions] = False
         train = np.setdiff1d(problems, self.test_problems)
         test = np.array(self.test_problems or problems)
         self.problems = {"train": train, "test": test}
 
-        space = {"observation": observation}
-        space["instruction"] = MultiDiscrete(none + 1)
-        self.single_observation_space = Dict(space)
+        space = Dict(observation=sensed, instruction=MultiDiscrete(none + 1))
+        self.single_observation_space = space
+        self.observation_space = batch_space(space, num_envs)
         self.single_action_space = Discrete(len(self.actions))
-        both = self.single_observation_space, self.single_action_space
-        self.observation_space, self.action_space = (
-            batch_space(space, num_envs) for space in both
-        )
+        self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        options, offers = dict(options or {}), self.offers["test"]
-        size, instructions = len(offers), len(self.tokens) - 1
-        problem = self._option(options, "problem", 0, size)
-        instruction = self._option(options, "instruction", -1, instructions)
-        if options:
+        options, offers = options or {}, self.offers["test"]
+        if not options.keys() <= {"problem", "instruction"}:
             raise ValueError(f"options: problem, instruction, not {[*options]}")
-        if problem is None:
-            possible = np.isin(np.arange(size), self.problems[self.split])
-            possible = np.tile(possible, (self.num_envs, 1))
-            if instruction is not None:
-                possible &= offers[:, instruction].T
-            problem = self._choose(possible)
-        if instruction is None:
+        instruction = np.array(options.get("instruction", "none"), object)
+        instruction[instruction == "none"] = -1
+        size = len(self.tokens) - 1
+        instruction = self._whole("instruction", instruction.tolist(), -1, size)
+        if "problem" in options:
+            problem = self._whole("problem", options["problem"], 0, len(offers))
+        else:
+            split = np.isin(np.arange(len(offers)), self.problems[self.split])
+            problem = self._choose(split & offers[:, instruction].T)
+        if "instruction" not in options:
             instruction = self._choose(self.offers[self.split][problem, :-1])
         for p in problem[~offers[problem, instruction]]:
             allowed = np.flatnonzero(offers[p, :-1])
@@ -128,17 +116,12 @@ class Task(gymnasium.vector.VectorEnv):
         self.begin()
         return self._sensed()
 
-    def _option(self, options, name, low, size):
-        """Take an option out: (N,) whole numbers, or None if missing."""
-        if options.get(name) is None:
-            return options.pop(name, None)
-        value = np.asarray(options.pop(name), object)
-        value = np.array(np.where(value == "none", -1, value).tolist())
-        n, whole = self.num_envs, value.dtype.kind in "iu"
-        fits = whole and value.shape in ((), (n,))
+    def _whole(self, name, value, low, size):
+        """Whole numbers (N,) from low to size - 1: one for all or for each."""
+        value, n = np.asarray(value), self.num_envs
+        fits = value.dtype.kind in "iu" and value.shape in ((), (n,))
         if not fits or value.min() < low or value.max() >= size:
-            allowed = f"0 to {size - 1}" + (low < 0) * " or 'none'"
-            raise ValueError(f"{name}: {allowed}, one or {n}, not {value}")
+            raise ValueError(f"{name}: {n} of {low} to {size - 1}, not {value}")
         return np.broadcast_to(value, n)
 
     def _choose(self, allowed):
@@ -154,30 +137,24 @@ class Task(gymnasium.vector.VectorEnv):
         return batch, info | found
 
     def step(self, actions):
-        actions, last = np.asarray(actions), len(self.actions) - 1
         if self.episode is None:
             raise ValueError("actions: a step comes after reset")
-        n, whole = self.num_envs, actions.dtype.kind in "iu"
-        fits = whole and actions.shape == (n,)
-        if not fits or actions.min() < 0 or actions.max() > last:
-            raise ValueError(f"actions: {n} of 0 to {last}, not {actions}")
+        n = len(self.actions)
+        actions = self._whole("actions", np.atleast_1d(actions), 0, n)
         active, exploring = ~self.done, self.instruction < 0
         reward, over = self.advance(actions, active)
-        if not self.contact_ends_exploration:
-            over = over & ~exploring
         if self.actions[-1] == "end":
+            ends = actions == n - 1
             rest = -0.1 * (self.max_steps - self.t)
-            reward = np.where(actions == last, rest, reward)
-            over = over | (actions == last)
+            reward, over = np.where(ends, rest, reward), over | ends
         self.t = self.t + active
         self.done = self.done | active & over | (self.t >= self.max_steps)
         reward = np.where(active & ~exploring, reward, 0.0)
         batch, info = self._sensed()
-        return batch, reward, self.done, np.zeros(n, bool), info
+        return batch, reward, self.done, np.zeros_like(self.done), info
 
     def render(self):
-        if self.render_mode is not None:
-            return tuple(self.picture(k) for k in range(self.num_envs))
+        return tuple(self.picture(k) for k in range(self.num_envs))
 
     def pairs(self, problems="test", instructions="test"):
         """All (problem, instruction) of two splits, (P, 2)."""
@@ -196,32 +173,25 @@ class Task(gymnasium.vector.VectorEnv):
         """
         problem, instruction = np.atleast_1d(problem, instruction)
         envs, n = copy.copy(self), len(self.actions)
-        pair = np.arange(len(problem))
+        pair = keep = np.arange(len(problem))
         envs.num_envs = len(pair)
         envs.reset(options={"problem": problem, "instruction": instruction})
         total, best = np.zeros(len(pair)), np.full(len(pair), -np.inf)
-        while len(pair):
-            parent, action = np.divmod(np.arange(n * len(pair)), n)
-            envs._keep(parent)
-            pair, total = pair[parent], total[parent]
+        while len(keep):
+            action, keep = np.tile(np.arange(n), len(keep)), keep.repeat(n)
+            for name in ("problem", "instruction", "t", "done"):
+                setattr(envs, name, getattr(envs, name)[keep])
+            envs.episode = {k: v[keep] for k, v in envs.episode.items()}
+            envs.num_envs = len(keep)
             _, reward, done, _, _ = envs.step(action)
-            total = total + reward
+            pair, total = pair[keep], total[keep] + reward
             np.maximum.at(best, pair[done], total[done])
             hopeful = ~done & (total + envs.reward_left > best[pair] + 1e-9)
-            order = np.argsort(-total, kind="stable")
+            order = np.argsort(-total)
             order = order[hopeful[order]]
             state = np.column_stack([pair, *envs.episode.values()])[order]
-            order = order[np.unique(state, axis=0, return_index=True)[1]]
-            envs._keep(order)
-            pair, total = pair[order], total[order]
+            keep = order[np.unique(state, axis=0, return_index=True)[1]]
         return best
-
-    def _keep(self, index):
-        """Go on with these of the copies."""
-        self.num_envs = len(index)
-        for name in ("problem", "instruction", "t", "done"):
-            setattr(self, name, getattr(self, name)[index])
-        self.episode = {k: v[index] for k, v in self.episode.items()}
 
 
 class Coupling(Task):
@@ -249,10 +219,10 @@ class Coupling(Task):
         return shown[:, None], {"problem_shown": shown < len(self.actions)}
 
     def picture(self, k):
-        last = self.actions[-1]
-        asked = (last, 0) if self.episode["shown"][k] <= last else None
-        cells = np.full((last + 1, 1), 4)
-        return draw_grid(cells, asked, goal=(self.problem[k], 0))
+        """The agent stands at what is shown, in the last cell at nothing."""
+        cells = np.full((len(self.actions) + 1, 1), WHITE)
+        cells[self.problem[k]] = YELLOW
+        return draw_grid(cells, (self.episode["shown"][k], 0))
 
 
 class Bus(Task):
@@ -279,38 +249,39 @@ class Bus(Task):
         super().__init__(observation, [[0], [1], [2], [3]], **kwargs)
 
     def begin(self):
-        x, y = np.full((2, self.num_envs), 4)
-        ridden = np.zeros((self.num_envs, self.num_buses), bool)
-        on_map = np.zeros(self.num_envs, bool)
-        self.episode = dict(x=x, y=y, ridden=ridden, visited=on_map)
+        n = self.num_envs
+        found = np.zeros((n, self.num_buses + 1), bool)  # buses; the map
+        self.episode = {"at": np.full((n, 2), 4), "found": found}
 
     def advance(self, actions, active):
-        x, y, ridden, visited = self.episode.values()
-        x, y = walk(x, y, actions, active, 9)
+        at, found = self.episode.values()
+        at = np.clip(at + MOVES[actions] * active[:, None], 0, 8)
+        x, y = at.T
         bus = self.bus[self.problem, x, y]
         rides = active & (actions == 4) & (bus >= 0)
-        ridden[rides, bus[rides]] = True
-        x[rides], y[rides] = self.ride[self.problem, x, y][rides].T
-        visited = visited | (x == 7) & (y == 3)
-        self.episode |= dict(x=x, y=y, visited=visited)
-        goal = (np.stack([x, y], 1) == self.goals[self.instruction]).all(1)
+        found[rides, bus[rides]] = True
+        found[:, -1] |= (x == 7) & (y == 3)
+        at[rides] = self.ride[self.problem, x, y][rides]
+        self.episode["at"] = at
+        goal = (at == self.goals[self.instruction]).all(1)
         return np.where(goal, 1.0, -0.1), goal
 
     def sense(self):
-        x, y, ridden, visited = self.episode.values()
+        at, found = self.episode.values()
+        x, y = at.T
         cell = [x, y, self.bus[self.problem, x, y] >= 0]
         if self.has_map:
             cell.append(np.where((x == 7) & (y == 3), self.problem, 24))
-            return np.stack(cell, 1), {"map_visited": visited}
-        useful, useless = ridden[:, :4].sum(1), ridden[:, 4:].sum(1)
-        found = {"useful_buses": useful, "useless_buses": useless}
-        return np.stack(cell, 1), found
+            return np.stack(cell, 1), {"map_visited": found[:, -1].copy()}
+        useful, useless = found[:, :4].sum(1), found[:, 4:-1].sum(1)
+        info = {"useful_buses": useful, "useless_buses": useless}
+        return np.stack(cell, 1), info
 
     def picture(self, k):
-        cells = np.array([*range(4), 5, 5, 5, 5, 4])[self.bus[self.problem[k]]]
-        x, y, _, _ = self.episode.values()
-        agent, i = (x[k], y[k]), self.instruction[k]
-        return draw_grid(cells, agent, goal=self.goals[i] if i >= 0 else None)
+        cells = np.minimum(self.bus[self.problem[k]], GREY)
+        if self.instruction[k] >= 0:
+            cells[tuple(self.goals[self.instruction[k]])] = YELLOW
+        return draw_grid(cells, self.episode["at"][k])
 
 
 class Map(Bus):
@@ -344,16 +315,17 @@ class Cooking(Task):
         super().__init__(observation, pairs, has[:, pairs].all(2), **kwargs)
 
     def begin(self):
-        x, y, stage = np.array([[1], [1], [0]]).repeat(self.num_envs, 1)
-        held, *pot = np.full((4, self.num_envs), 4)  # 4 is nothing
-        self.episode = dict(
-            x=x, y=y, held=held, pot=np.stack(pot, 1), stage=stage,
-            opened=np.zeros((self.num_envs, 3), bool),
-        )
+        n = self.num_envs
+        held, stage = np.full(n, 4), np.zeros(n, int)  # 4 is nothing
+        pot, opened = np.full((n, 3), 4), np.zeros((n, 3), bool)
+        at = np.ones((n, 2), int)
+        self.episode = dict(at=at, held=held, pot=pot, stage=stage)
+        self.episode["opened"] = opened
 
     def advance(self, actions, active):
-        x, y, held, pot, stage, opened = self.episode.values()
-        x, y = walk(x, y, actions, active, 3)
+        at, held, pot, stage, opened = self.episode.values()
+        at = np.clip(at + MOVES[actions] * active[:, None], 0, 2)
+        x, y = at.T
         copies = np.arange(self.num_envs)
         pick = active & (actions == 4) & (x == 2)
         drop = active & (actions == 5)
@@ -373,17 +345,18 @@ class Cooking(Task):
         wrong = ~put & ~reached & pick
         reward = np.where(reached, 0.25, -0.1 - 0.35 * lost - 0.25 * wrong)
         stage = stage + (1 * reached - lost) * active
-        self.episode |= dict(x=x, y=y, held=held, stage=stage)
-        return reward, stage == 4
+        self.episode |= dict(at=at, held=held, stage=stage)
+        return reward, (stage == 4) & (self.instruction >= 0)
 
     @property
     def reward_left(self):
         return 0.25 * (4 - self.episode["stage"])
 
     def sense(self):
-        x, y, held, pot, _, opened = self.episode.values()
+        at, held, pot, _, opened = self.episode.values()
+        x, y = at.T
         stands = np.where(x == 2, 0, np.where((x == 1) & (y == 1), 1, 2))
-        cell = np.column_stack([x, y, stands, held, pot])
+        cell = np.column_stack([at, stands, held, pot])
         return cell, {"fridges_opened": opened.sum(1)}
 
     def groups(self):
@@ -398,12 +371,12 @@ class Cooking(Task):
 
     def picture(self, k):
         """The kitchen; above it what is held, in the pot, and wanted."""
-        x, y, held, pot, _, _ = (v[k] for v in self.episode.values())
-        cells = np.full((3, 6), 4)
-        cells[2, :3], cells[1, 1] = self.fridges[self.problem[k]], 5
+        at, held, pot, _, _ = (v[k] for v in self.episode.values())
+        cells = np.full((3, 6), WHITE)
+        cells[2, :3], cells[1, 1] = self.fridges[self.problem[k]], GREY
         cells[0, 3], cells[:, 4] = held, pot
         cells[:2, 5] = self.tokens[self.instruction[k]]
-        return draw_grid(cells, agent=(x, y))
+        return draw_grid(cells, at)
 
 
 @functools.cache
@@ -418,7 +391,7 @@ def sign_world():
 
         pyglet.options["headless"] = sys.platform == "linux"
         pyglet.options["debug_gl"] = False
-        from miniworld import entity, miniworld, opengl, params
+        from miniworld import entity, miniworld, opengl
         from pyglet import gl
     except Exception as error:  # pyglet has its own where there is no driver
         message = f"sign-nav needs OpenGL ({error}); on Debian: {APT}"
@@ -451,39 +424,25 @@ def sign_world():
                 for thing, (x, z, heading) in zip(things, places):
                     at = np.array([x, 0, z])
                     self.place_entity(thing, pos=at, dir=heading)
-            sign = entity.TextFrame([10, 1.35, 10.25], np.pi, "", height=1)
-            self.entities.append(sign)
             self.place_agent(pos=np.array([4.5, 0, 4.5]), dir=0)
+            at = 10, 1.35, 10.25
+            words = "BLUE", "RED"
+            self.signs = [entity.TextFrame(at, np.pi, w, 1) for w in words]
+            self.entities += self.signs
 
-        def say(self, word, number=1):
-            """Draw the world, with a word on the sign, into a display list.
-
-            MiniWorld itself only knows list 1, which all its worlds share.
-            """
-            legible = {"B": 2, "L": 1, "U": 0, "E": 2, "R": 1, "D": 6}
-            sign = self.entities[6]
-            sign.str, sign.width, sign.texs = word, len(word), []
-            for letter in word:
-                rng = mock.Mock(**{"integers.return_value": legible[letter]})
-                letter = opengl.Texture.get(f"chars/ch_0x{ord(letter)}", rng)
-                sign.texs.append(letter)
-            with mock.patch.multiple(
-                miniworld,
-                glDeleteLists=lambda *_: None,
-                glNewList=lambda _, mode: gl.glNewList(number, mode),
-            ):
-                self._render_static()
+        def show(self, problem):
+            """Put up its sign, and draw all into the open display list."""
+            self.entities[7:] = [self.signs[problem]]
+            self._render_static()
 
         def draw(self, problem, pose):
             """What is seen from n poses (x, z, heading): (n, 60, 80, 3)."""
             self.shadow_window.switch_to()
             self.obs_fb.bind()
-            gl.glClearColor(*self.sky_color, 1.0)
             gl.glMatrixMode(gl.GL_PROJECTION)
             gl.glLoadIdentity()
             gl.gluPerspective(60, 80 / 60, 0.04, 100.0)
             gl.glMatrixMode(gl.GL_MODELVIEW)
-            gl.glPixelStorei(gl.GL_PACK_ALIGNMENT, 1)
             frames = np.empty((len(pose), 60, 80, 3), np.uint8)
             kind = gl.GL_RGB, gl.GL_UNSIGNED_BYTE
             for k, (x, z, heading) in enumerate(pose):
@@ -495,14 +454,21 @@ def sign_world():
                 gl.glReadPixels(0, 0, 80, 60, *kind, frames[k].ctypes.data)
             return frames[:, ::-1]
 
+    # Of MiniWorld's handwritten letters, those that can be read
+    for letter in ("B_3", "L_2", "U_1", "E_3", "R_2", "D_7"):
+        name = f"chars/ch_0x{ord(letter[0])}"
+        path = opengl.get_file_path("textures", name + letter[1:], "png")
+        opengl.Texture.tex_paths[name] = [path]
     # Where the extension is missing, MiniWorld does without multisampling.
     plain = mock.patch.object(opengl.gl_info, "have_extension", lambda _: False)
     with plain, contextlib.redirect_stdout(None):
-        fixed = params.DEFAULT_PARAMS.no_random()
-        world = World(params=fixed, window_width=320, window_height=240)
+        world = World(window_width=320, window_height=240)
     world.lists = gl.glGenLists(1), gl.glGenLists(1)
-    for number, word in zip(world.lists, ("BLUE", "RED")):
-        world.say(word, number)
+    for problem, number in enumerate(world.lists):
+        # Into a list of its own, not into 1, which all MiniWorlds share
+        gl.glNewList(number, gl.GL_COMPILE)
+        with mock.patch.object(miniworld, "glNewList"):
+            world.show(problem)
     return world
 
 
@@ -510,7 +476,7 @@ class SignNav(Task):
     """3D navigation: the sign behind the barrier names the color to fetch."""
 
     actions = ("turn left", "turn right", "forward")
-    contact_ends_exploration, exhaustive, num_problems = True, False, 2
+    exhaustive, num_problems = False, 2
     # (x, z, heading) of ball, block and key; a key's flat side faces the start
     objects = {
         "blue": ((1, 1, 0), (9, 5, 0), (5, 1, -1.6)),
@@ -569,9 +535,14 @@ class SignNav(Task):
         """What the agent sees, and the world from above."""
         world, (x, z, heading) = self.world, self.episode["pose"][k]
         world.agent.pos, world.agent.dir = np.array([x, 0, z]), heading
-        world.say(("BLUE", "RED")[self.problem[k]])
+        world.show(self.problem[k])
         view = world.render_obs(world.vis_fb)
         return np.hstack([view, world.render_top_view(world.vis_fb)])
+
+
+def first(batch):
+    """Of {name: (N, ...)} that of the first copy."""
+    return {name: value[0] for name, value in batch.items()}
 
 
 class Trial(gymnasium.Env):
@@ -589,17 +560,13 @@ class Trial(gymnasium.Env):
         super().reset(seed=seed)
         self.task.np_random = self.np_random
         batch, info = self.task.reset(options=options)
-        return self._only(batch), self._only(info)
+        return first(batch), first(info)
 
     def step(self, action):
         if self.task.episode is not None and self.task.done[0]:
             raise ValueError("actions: a step after the end comes after reset")
-        batch, reward, done, _, info = self.task.step(np.array([action]))
-        batch, info = self._only(batch), self._only(info)
-        return batch, float(reward[0]), bool(done[0]), False, info
-
-    def _only(self, batch):
-        return {name: value[0] for name, value in batch.items()}
+        batch, reward, done, _, info = self.task.step([action])
+        return first(batch), float(reward[0]), bool(done[0]), False, first(info)
 
     def render(self):
         return self.task.picture(0)
