@@ -13,11 +13,11 @@ of `observation` (what is sensed: integer tokens, or a frame) and `instruction`
 (tokens). In every token, the last value means "nothing".
 """
 
-import contextlib
 import copy
 import functools
 import os
 import sys
+from contextlib import redirect_stdout
 from itertools import permutations, product
 from unittest import mock
 
@@ -53,8 +53,9 @@ class Task(gymnasium.vector.VectorEnv):
     ignores copies that have ended. `info` has `problem`, `instruction`, and
     what the episode has found so far. A wrong argument raises ValueError.
 
-    A task defines `begin` and `advance`, which keep the state `episode`,
-    {name: (N, ...)}, and `sense` and `picture`, which read it.
+    A task defines `start`, how an episode begins; `advance`, which keeps its
+    state `episode`, {name: (N, ...)}; and `sense` and `picture`, which read it.
+    `active` are the copies that take part in the current step.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -62,8 +63,7 @@ class Task(gymnasium.vector.VectorEnv):
     max_steps = 20
     test_problems, test_instructions = [], []  # none: train and test on all
     exhaustive = True  # deterministic: one trial of a pair tells all
-    reward_left = 1.0  # at most this an episode can still earn
-    episode = None
+    done = None
 
     def __init__(self, sensed, instructions, offers=True, num_envs=1,
                  split="train", render_mode=None):
@@ -96,16 +96,16 @@ class Task(gymnasium.vector.VectorEnv):
         options, offers = options or {}, self.offers["test"]
         if not options.keys() <= {"problem", "instruction"}:
             raise ValueError(f"options: problem, instruction, not {[*options]}")
-        instruction = np.array(options.get("instruction", "none"), object)
+        problem, given = options.get("problem"), options.get("instruction")
+        instruction = np.array("none" if given is None else given, object)
         instruction[instruction == "none"] = -1
         size = len(self.tokens) - 1
         instruction = self._whole("instruction", instruction.tolist(), -1, size)
-        if "problem" in options:
-            problem = self._whole("problem", options["problem"], 0, len(offers))
-        else:
+        if problem is None:
             split = np.isin(np.arange(len(offers)), self.problems[self.split])
             problem = self._choose(split & offers[:, instruction].T)
-        if "instruction" not in options:
+        problem = self._whole("problem", problem, 0, len(offers))
+        if given is None:
             instruction = self._choose(self.offers[self.split][problem, :-1])
         for p in problem[~offers[problem, instruction]]:
             allowed = np.flatnonzero(offers[p, :-1])
@@ -113,8 +113,13 @@ class Task(gymnasium.vector.VectorEnv):
         self.problem, self.instruction = problem, instruction
         self.t = np.zeros(self.num_envs, int)
         self.done = np.zeros(self.num_envs, bool)
+        self.active = ~self.done
         self.begin()
         return self._sensed()
+
+    def begin(self):
+        n, start = self.num_envs, self.start
+        self.episode = {k: np.repeat([v], n, 0) for k, v in start.items()}
 
     def _whole(self, name, value, low, size):
         """Whole numbers (N,) from low to size - 1: one for all or for each."""
@@ -126,8 +131,7 @@ class Task(gymnasium.vector.VectorEnv):
 
     def _choose(self, allowed):
         """(N, K) booleans -> one true column of each row, uniformly."""
-        keys = self.np_random.random(allowed.shape)
-        return np.where(allowed, keys, -1.0).argmax(1)
+        return (allowed * self.np_random.random(allowed.shape)).argmax(1)
 
     def _sensed(self):
         observation, found = self.sense()
@@ -137,21 +141,22 @@ class Task(gymnasium.vector.VectorEnv):
         return batch, info | found
 
     def step(self, actions):
-        if self.episode is None:
+        if self.done is None:
             raise ValueError("actions: a step comes after reset")
         n = len(self.actions)
         actions = self._whole("actions", np.atleast_1d(actions), 0, n)
-        active, exploring = ~self.done, self.instruction < 0
-        reward, over = self.advance(actions, active)
+        self.active = ~self.done
+        reward, over = self.advance(actions)
         if self.actions[-1] == "end":
             ends = actions == n - 1
             rest = -0.1 * (self.max_steps - self.t)
             reward, over = np.where(ends, rest, reward), over | ends
-        self.t = self.t + active
-        self.done = self.done | active & over | (self.t >= self.max_steps)
-        reward = np.where(active & ~exploring, reward, 0.0)
+        self.t = self.t + self.active
+        self.done = self.done | over | (self.t >= self.max_steps)
+        paid = self.active & (self.instruction >= 0)
         batch, info = self._sensed()
-        return batch, reward, self.done, np.zeros_like(self.done), info
+        truncated = np.zeros(self.num_envs, bool)
+        return batch, np.where(paid, reward, 0.0), self.done, truncated, info
 
     def render(self):
         return tuple(self.picture(k) for k in range(self.num_envs))
@@ -168,14 +173,13 @@ class Task(gymnasium.vector.VectorEnv):
     def optimal_return(self, problem, instruction):
         """Best return of each pair, (P,): breadth-first search over `step`.
 
-        Of equal states the best is kept, and only while by `reward_left` it
-        can still beat what its pair has reached.
+        Of equal states the best is kept, and only while it can still beat what
+        its pair has reached: from no state on is the return more than 1.
         """
-        problem, instruction = np.atleast_1d(problem, instruction)
         envs, n = copy.copy(self), len(self.actions)
-        pair = keep = np.arange(len(problem))
-        envs.num_envs = len(pair)
+        envs.num_envs = len(problem)
         envs.reset(options={"problem": problem, "instruction": instruction})
+        pair = keep = np.arange(len(problem))
         total, best = np.zeros(len(pair)), np.full(len(pair), -np.inf)
         while len(keep):
             action, keep = np.tile(np.arange(n), len(keep)), keep.repeat(n)
@@ -186,7 +190,7 @@ class Task(gymnasium.vector.VectorEnv):
             _, reward, done, _, _ = envs.step(action)
             pair, total = pair[keep], total[keep] + reward
             np.maximum.at(best, pair[done], total[done])
-            hopeful = ~done & (total + envs.reward_left > best[pair] + 1e-9)
+            hopeful = ~done & (total + 1 > best[pair] + 1e-9)
             order = np.argsort(-total)
             order = order[hopeful[order]]
             state = np.column_stack([pair, *envs.episode.values()])[order]
@@ -204,13 +208,12 @@ class Coupling(Task):
 
     def __init__(self, num_actions=8, **kwargs):
         self.actions, self.num_problems = range(num_actions), num_actions
+        self.start = {"shown": num_actions}
         super().__init__(MultiDiscrete([num_actions + 1]), [[0]], **kwargs)
 
-    def begin(self):
-        self.episode = {"shown": np.full(self.num_envs, len(self.actions))}
-
-    def advance(self, actions, active):
-        asks = active & (self.instruction < 0) & (actions == self.actions[-1])
+    def advance(self, actions):
+        asks = self.active & (self.instruction < 0)
+        asks &= actions == self.actions[-1]
         self.episode["shown"][asks] = self.problem[asks]
         return 1.0 * (actions == self.problem), True
 
@@ -245,20 +248,17 @@ class Bus(Task):
             a, b = self.inner[bus], self.outer[order[bus]]
             self.bus[problem][a] = self.bus[problem][b] = bus
             self.ride[problem][a], self.ride[problem][b] = b, a
+        found = np.zeros(self.num_buses + 1, bool)  # each bus, and the map
+        self.start = {"at": (4, 4), "found": found}
         observation = MultiDiscrete([9, 9, 2] + self.has_map * [25])
         super().__init__(observation, [[0], [1], [2], [3]], **kwargs)
 
-    def begin(self):
-        n = self.num_envs
-        found = np.zeros((n, self.num_buses + 1), bool)  # buses; the map
-        self.episode = {"at": np.full((n, 2), 4), "found": found}
-
-    def advance(self, actions, active):
+    def advance(self, actions):
         at, found = self.episode.values()
-        at = np.clip(at + MOVES[actions] * active[:, None], 0, 8)
+        at = np.clip(at + MOVES[actions] * self.active[:, None], 0, 8)
         x, y = at.T
         bus = self.bus[self.problem, x, y]
-        rides = active & (actions == 4) & (bus >= 0)
+        rides = self.active & (actions == 4) & (bus >= 0)
         found[rides, bus[rides]] = True
         found[:, -1] |= (x == 7) & (y == 3)
         at[rides] = self.ride[self.problem, x, y][rides]
@@ -273,8 +273,8 @@ class Bus(Task):
         if self.has_map:
             cell.append(np.where((x == 7) & (y == 3), self.problem, 24))
             return np.stack(cell, 1), {"map_visited": found[:, -1].copy()}
-        useful, useless = found[:, :4].sum(1), found[:, 4:-1].sum(1)
-        info = {"useful_buses": useful, "useless_buses": useless}
+        info = {"useful_buses": found[:, :4].sum(1)}
+        info["useless_buses"] = found[:, 4:-1].sum(1)
         return np.stack(cell, 1), info
 
     def picture(self, k):
@@ -306,6 +306,8 @@ class Cooking(Task):
     actions = ("left", "up", "right", "down", "pick", "drop", "end")
     num_problems, test_problems = 64, [6, 11, 17, 28, 36, 43, 49, 58]
     test_instructions = [4 * 0 + 1, 4 * 2 + 3]
+    start = {"at": (1, 1), "held": 4, "pot": (4, 4, 4)}  # 4 is nothing
+    start |= {"stage": 0, "opened": (False, False, False)}
 
     def __init__(self, **kwargs):
         self.fridges = np.array([*product(range(4), repeat=3)])
@@ -314,21 +316,13 @@ class Cooking(Task):
         has = (self.fridges[:, None] == np.arange(4)[:, None]).any(2)
         super().__init__(observation, pairs, has[:, pairs].all(2), **kwargs)
 
-    def begin(self):
-        n = self.num_envs
-        held, stage = np.full(n, 4), np.zeros(n, int)  # 4 is nothing
-        pot, opened = np.full((n, 3), 4), np.zeros((n, 3), bool)
-        at = np.ones((n, 2), int)
-        self.episode = dict(at=at, held=held, pot=pot, stage=stage)
-        self.episode["opened"] = opened
-
-    def advance(self, actions, active):
+    def advance(self, actions):
         at, held, pot, stage, opened = self.episode.values()
-        at = np.clip(at + MOVES[actions] * active[:, None], 0, 2)
+        at = np.clip(at + MOVES[actions] * self.active[:, None], 0, 2)
         x, y = at.T
         copies = np.arange(self.num_envs)
-        pick = active & (actions == 4) & (x == 2)
-        drop = active & (actions == 5)
+        pick = self.active & (actions == 4) & (x == 2)
+        drop = self.active & (actions == 5)
         place = (pot < 4).sum(1)  # the next free one
         into = copies[drop & (x == 1) & (y == 1) & (place < 3)]
         pot[into, place[into]] = held[into]
@@ -344,13 +338,9 @@ class Cooking(Task):
         lost = put & ~reached & ~holds
         wrong = ~put & ~reached & pick
         reward = np.where(reached, 0.25, -0.1 - 0.35 * lost - 0.25 * wrong)
-        stage = stage + (1 * reached - lost) * active
+        stage = stage + (1 * reached - lost) * self.active
         self.episode |= dict(at=at, held=held, stage=stage)
         return reward, (stage == 4) & (self.instruction >= 0)
-
-    @property
-    def reward_left(self):
-        return 0.25 * (4 - self.episode["stage"])
 
     def sense(self):
         at, held, pot, _, opened = self.episode.values()
@@ -381,7 +371,7 @@ class Cooking(Task):
 
 @functools.cache
 def sign_world():
-    """The MiniWorld of this process; its only state is what it draws just now.
+    """The MiniWorld of this process, which draws both problems.
 
     Raises DependencyNotInstalled where OpenGL is missing.
     """
@@ -425,24 +415,23 @@ def sign_world():
                     at = np.array([x, 0, z])
                     self.place_entity(thing, pos=at, dir=heading)
             self.place_agent(pos=np.array([4.5, 0, 4.5]), dir=0)
-            at = 10, 1.35, 10.25
-            words = "BLUE", "RED"
-            self.signs = [entity.TextFrame(at, np.pi, w, 1) for w in words]
-            self.entities += self.signs
+            for word in ("BLUE", "RED"):
+                sign = entity.TextFrame((10, 1.35, 10.25), np.pi, word, 1)
+                self.entities.append(sign)
+            self.signs = self.entities[7:]
 
         def show(self, problem):
-            """Put up its sign, and draw all into the open display list."""
+            """Put up its sign, and draw all that stands still."""
             self.entities[7:] = [self.signs[problem]]
             self._render_static()
 
         def draw(self, problem, pose):
-            """What is seen from n poses (x, z, heading): (n, 60, 80, 3)."""
+            """What is seen from n poses (x, z, heading): (n, 60, 80, 3).
+
+            In the perspective that `render_obs` has set.
+            """
             self.shadow_window.switch_to()
             self.obs_fb.bind()
-            gl.glMatrixMode(gl.GL_PROJECTION)
-            gl.glLoadIdentity()
-            gl.gluPerspective(60, 80 / 60, 0.04, 100.0)
-            gl.glMatrixMode(gl.GL_MODELVIEW)
             frames = np.empty((len(pose), 60, 80, 3), np.uint8)
             kind = gl.GL_RGB, gl.GL_UNSIGNED_BYTE
             for k, (x, z, heading) in enumerate(pose):
@@ -459,9 +448,8 @@ def sign_world():
         name = f"chars/ch_0x{ord(letter[0])}"
         path = opengl.get_file_path("textures", name + letter[1:], "png")
         opengl.Texture.tex_paths[name] = [path]
-    # Where the extension is missing, MiniWorld does without multisampling.
-    plain = mock.patch.object(opengl.gl_info, "have_extension", lambda _: False)
-    with plain, contextlib.redirect_stdout(None):
+    # Lacking `gl_info`, MiniWorld does without multisampling, and says so.
+    with mock.patch.object(opengl, "gl_info", None), redirect_stdout(None):
         world = World(window_width=320, window_height=240)
     world.lists = gl.glGenLists(1), gl.glGenLists(1)
     for problem, number in enumerate(world.lists):
@@ -487,44 +475,41 @@ class SignNav(Task):
         self.world = sign_world()
         things = self.world.entities[:6]
         self.places = np.array([thing.pos[[0, 2]] for thing in things])
-        radii = np.array([thing.radius for thing in things])
-        self.reach = radii + self.world.agent.radius + 1.1 * 0.7
+        # MiniWorld's `near`: both radii, and 1.1 steps of 0.7 m
+        self.reach = np.array([t.radius + 0.4 + 1.1 * 0.7 for t in things])
         frame = Box(0, 255, (60, 80, 3), np.uint8)
+        self.start = {"frame": np.zeros((60, 80, 3), np.uint8)}
+        self.start |= {"pose": np.zeros(3), "in_view": False}
         super().__init__(frame, [[0], [1], [2]], **kwargs)
 
     def begin(self):
+        super().begin()
         low, high, n = (4, 4, -np.pi), (5, 5, np.pi), self.num_envs
-        pose = self.np_random.uniform(low, high, (n, 3))
-        frame, in_view = np.zeros((n, 60, 80, 3), np.uint8), np.zeros(n, bool)
-        self.episode = dict(pose=pose, frame=frame, in_view=in_view)
-        self._look(np.ones(n, bool))
+        self.episode["pose"] = self.np_random.uniform(low, high, (n, 3))
 
-    def _look(self, active):
-        """Draw what the copies see; is the sign in view?"""
-        pose, frame, in_view = self.episode.values()
-        draw = self.world.draw
-        frame[active] = draw(self.problem[active], pose[active])
-        near = np.hypot(pose[:, 0] - 10, pose[:, 1] - 10.25) <= 5.5
-        near &= active & ~in_view
-        other = draw(1 - self.problem[near], pose[near])
-        in_view[near] = (other != frame[near]).any((1, 2, 3))
-
-    def advance(self, actions, active):
+    def advance(self, actions):
         pose, world = self.episode["pose"], self.world
-        pose[:, 2] += np.array([1, -1, 0])[actions] * active * np.pi / 4
+        turns = np.array([1, -1, 0])[actions] * self.active
+        pose[:, 2] += turns * np.pi / 4
         ahead = np.stack([np.cos(pose[:, 2]), -np.sin(pose[:, 2])], 1)
-        for k in np.flatnonzero(active & (actions == 2)):
+        for k in np.flatnonzero(self.active & (actions == 2)):
             x, z = pose[k, :2] + 0.7 * ahead[k]
             if not world.intersect(world.agent, (x, 0, z), world.agent.radius):
                 pose[k, :2] = x, z
-        self._look(active)
         offset = pose[:, None, :2] - self.places  # (N, 6, 2)
         near = np.hypot(offset[..., 0], offset[..., 1]) < self.reach
         right = near.argmax(1) == 3 * self.problem + self.instruction
         return np.where(right, 1.0, -1.0) * near.any(1), near.any(1)
 
     def sense(self):
-        _, frame, in_view = self.episode.values()
+        """In view: within 5.5 m the frame is not that of the other sign."""
+        frame, pose, in_view = self.episode.values()
+        draw, now = self.world.draw, self.active
+        frame[now] = draw(self.problem[now], pose[now])
+        near = np.hypot(pose[:, 0] - 10, pose[:, 1] - 10.25) <= 5.5
+        near &= now & ~in_view
+        other = draw(1 - self.problem[near], pose[near])
+        in_view[near] = (other != frame[near]).any((1, 2, 3))
         return frame.copy(), {"sign_in_view": in_view.copy()}
 
     def optimal_return(self, problem, instruction):
@@ -536,13 +521,15 @@ class SignNav(Task):
         world, (x, z, heading) = self.world, self.episode["pose"][k]
         world.agent.pos, world.agent.dir = np.array([x, 0, z]), heading
         world.show(self.problem[k])
-        view = world.render_obs(world.vis_fb)
-        return np.hstack([view, world.render_top_view(world.vis_fb)])
+        above = world.render_top_view(world.vis_fb)
+        return np.hstack([world.render_obs(world.vis_fb), above])
 
 
-def first(batch):
-    """Of {name: (N, ...)} that of the first copy."""
-    return {name: value[0] for name, value in batch.items()}
+def first(part):
+    """Of (N, ...) or {name: (N, ...)} that of the first copy."""
+    if isinstance(part, dict):
+        return {name: value[0] for name, value in part.items()}
+    return part[0].item()
 
 
 class Trial(gymnasium.Env):
@@ -559,22 +546,19 @@ class Trial(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.task.np_random = self.np_random
-        batch, info = self.task.reset(options=options)
-        return first(batch), first(info)
+        return tuple(map(first, self.task.reset(options=options)))
 
     def step(self, action):
-        if self.task.episode is not None and self.task.done[0]:
+        if self.task.done is not None and self.task.done[0]:
             raise ValueError("actions: a step after the end comes after reset")
-        batch, reward, done, _, info = self.task.step([action])
-        return first(batch), float(reward[0]), bool(done[0]), False, first(info)
+        return tuple(map(first, self.task.step([action])))
 
     def render(self):
         return self.task.picture(0)
 
 
-TASKS = {"coupling": Coupling, "bus": Bus, "map": Map}
-TASKS |= {"distracting-bus": DistractingBus, "cooking": Cooking}
-TASKS |= {"sign-nav": SignNav}
+TASKS = {"coupling": Coupling, "bus": Bus, "map": Map, "cooking": Cooking}
+TASKS |= {"distracting-bus": DistractingBus, "sign-nav": SignNav}
 for name, task in TASKS.items():
     single = functools.partial(Trial, task)
     gymnasium.register(f"imrl/{name}-v0", single, vector_entry_point=task)
