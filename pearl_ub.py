@@ -116,7 +116,7 @@ def pearl_ub(name):
     beliefs = defaultdict(float)  # (instruction, problems left): probability
     parts = STATE.get(name, CITY)
     seen, *_ = model(copies, parts, -1)  # what an explorer sees
-    for i in range(offers.shape[1] - 1):
+    for i in np.flatnonzero(offers[:, :-1].any(0)):
         _, start, then, reward = model(copies, parts, i)
         world = start, then, reward, optimal(then, reward)
         both = 1000 * seen + np.rint(100 * reward[0]).astype(int)
