@@ -89,8 +89,8 @@ def test_interval_by_hand():
 def test_interval_covers_the_mean_in_95_of_100():
     rng = np.random.default_rng(0)
     for n in (2, 3, 11, 15):
-        values = rng.normal(size=(n, 20_000))
-        steps = np.arange(20_000)
+        values = rng.normal(size=(n, 8_000))
+        steps = np.arange(8_000)
         seeds = [{"env_steps": steps, "test_return": v} for v in values]
         _, _, (low, high) = plot.mean_over_seeds(seeds, "env_steps")
         share = ((low < 0) & (0 < high)).mean()
