@@ -436,7 +436,7 @@ def open_run(args, method):
         run.mkdir(parents=True, exist_ok=True)
         if any(run.iterdir()) and not args.overwrite:
             stop(f"{run} is not empty; --overwrite replaces what is in it")
-        for name in ("progress.csv", "agent.pt", "episodes.npz"):
+        for name in ("progress.csv", "agent.pt", "episodes.npz", "film.npz"):
             (run / name).unlink(missing_ok=True)
         (run / "config.json").write_text(config + "\n")
     except OSError as error:
@@ -476,17 +476,23 @@ def save_trials(run):
     trials["f"] = weights["f.weight"][task.problems["train"]]
     trials["f_problem"] = task.problems["train"]
 
-    # A film of one problem, with a trial for each of its instructions
-    pairs = task.pairs()
-    pairs = pairs[pairs[:, 0] == pairs[0, 0]]
+    np.savez_compressed(run / "episodes.npz", **trials)
+
+    # A film: in one training problem, a trial for each instruction
+    pairs = task.pairs("train", "train")
+    pairs = pairs[pairs[:, 0] == pairs[len(pairs) // 2, 0]]
     copies = make(args, len(pairs), "test", render_mode="rgb_array")
     film, sensed = [], copies._sensed
     copies._sensed = lambda: film.append(copies.render()) or sensed()
     by_id, rng = np.zeros(len(pairs), bool), np.random.default_rng(0)
-    new, more, _ = trial(agent, copies, *pairs.T, by_id, args, (0, 0), rng)
-    new |= more | {"frames": np.stack(film, 1)}  # (K, steps, H, W, 3)
-    trials |= {"film_" + name: x for name, x in new.items()}
-    np.savez_compressed(run / "episodes.npz", **trials)
+    trials, more, _ = trial(agent, copies, *pairs.T, by_id, args, (0, 0), rng)
+    film, explored = np.stack(film, 1), int(trials["exp_length"].max()) + 1
+    trials |= more | {"frames_of": np.arange(len(pairs))}
+    trials |= {"exp_frames": film[:, :explored]}  # (K, T + 1, H, W, 3)
+    trials |= {"exe_frames": film[:, explored:]}
+    trials |= {"actions": [str(action) for action in copies.actions]}
+    trials |= {"instructions": [str(copies.tokens[i]) for i in pairs[:, 1]]}
+    np.savez_compressed(run / "film.npz", **trials)
     say(args, last | row)
 
 

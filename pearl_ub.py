@@ -33,8 +33,8 @@ import tyro
 from envs import TASKS
 
 # What a policy depends on, and how many values each number of it has.
-CITY = {"x": [9], "y": [9]}
-COOKING = {"x": [3], "y": [3], "held": [5], "pot": [5, 5, 5], "stage": [4]}
+CITY = {"at": [9, 9]}
+COOKING = {"at": [3, 3], "held": [5], "pot": [5, 5, 5], "stage": [4]}
 STATE = {"coupling": {"shown": [9]}, "cooking": COOKING}
 
 

@@ -2,7 +2,7 @@
 
     python plot.py table                         # Markdown, from results/
     python plot.py curves --env map              # from results/ too
-    python dream.py --eval runs/dream/map/0      # its episodes.npz is read by:
+    python dream.py --eval runs/dream/map/0      # what it writes is read by:
     python plot.py episode runs/dream/map/0      # a trial: GIF and film strip
     python plot.py exploration runs/dream/map/0  # what its steps tell of z
     python plot.py bottleneck runs/dream/distracting-bus/0  # what z keeps
@@ -137,18 +137,18 @@ def table(results=RESULTS):
     print(*(f"| {' | '.join(line)} |" for line in lines), sep="\n")
 
 
-# --- trials: RUN/episodes.npz -----------------------------------------------
-def load(run, *names):
+# --- trials: RUN/episodes.npz and RUN/film.npz ------------------------------
+def load(run, file, *names):
     """(env, "<method>-<env>-<seed>", {array}) of an evaluated run."""
     try:
         config = json.loads((run / "config.json").read_text())
         env, name = config["env"], "{method}-{env}-{seed}".format(**config)
-        with np.load(run / "episodes.npz") as file:
-            a = {name: file[name] for name in names}
+        with np.load(run / file) as arrays:
+            a = {name: arrays[name] for name in names}
     except Exception as error:  # whatever is wrong with the files
         stop(f"{run}: {error}; `python dream.py --eval {run}` writes it")
-    for frames in {"exp_frames", "exe_frames"} & {*names}:
-        if env == "sign-nav":  # without the sky that is left and right of it
+    if env == "sign-nav":  # without the sky that is left and right of it
+        for frames in {"exp_frames", "exe_frames"} & {*names}:
             a[frames] = np.delete(a[frames], np.r_[320:400, 560:640], 3)
     return env, name, a
 
@@ -188,7 +188,7 @@ def strip(axes, env, a, kind, k):
 
 def episode(run: Run, out=FIGURES):
     """A trial as film strip and GIF: explore, execute each instruction."""
-    env, name, a = load(run, *PICTURED)
+    env, name, a = load(run, "film.npz", *PICTURED)
     titles = ["Exploration", *(f"Execution: {i}" for i in a["instructions"])]
     height = 0.9 + 1.55 * a["exp_frames"].shape[2] / a["exp_frames"].shape[3]
     film = plt.figure(figsize=(8, len(titles) * height))
@@ -219,7 +219,7 @@ def episode(run: Run, out=FIGURES):
 
 def exploration(run: Run, out=FIGURES):
     """Exploration reward and |f(mu) - g(tau_:t)|^2 along an episode."""
-    env, name, a = load(run, *PICTURED)
+    env, name, a = load(run, "film.npz", *PICTURED)
     n = a["frames_of"][0]
     t = np.arange(a["exp_length"][n] + 1)
     reward = a["exp_reward"][n, : t[-1]]
@@ -262,7 +262,7 @@ def recovered(z, half, other):
 
 def bottleneck(run: Run, out=FIGURES):
     """What z keeps of distracting-bus: its two permutations, by color."""
-    env, name, a = load(run, "f", "f_problem", "z", "problem")
+    env, name, a = load(run, "episodes.npz", "f", "f_problem", "z", "problem")
     if env != "distracting-bus":
         stop(f"{run}: bottleneck is for distracting-bus, not {env}")
     problem, first = np.unique(a["problem"], return_index=True)

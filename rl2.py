@@ -381,7 +381,7 @@ def open_run(args, method):
         run.mkdir(parents=True, exist_ok=True)
         if any(run.iterdir()) and not args.overwrite:
             stop(f"{run} is not empty; --overwrite replaces what is in it")
-        for name in ("progress.csv", "agent.pt", "episodes.npz"):
+        for name in ("progress.csv", "agent.pt", "episodes.npz", "film.npz"):
             (run / name).unlink(missing_ok=True)
         (run / "config.json").write_text(config + "\n")
     except OSError as error:

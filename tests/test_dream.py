@@ -306,6 +306,9 @@ def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
     length = trials["exp_length"]
     left = trials["distance"][np.arange(96), length] + 0.02 * length
     np.testing.assert_allclose(gained, left, rtol=1e-3, atol=1e-4)
+    film = np.load(directory / "film.npz")
+    assert film["exp_frames"].shape[:2] == (4, film["exp_length"].max() + 1)
+    assert film["exe_frames"].shape[:2] == (4, film["exe_length"].max() + 1)
     returns = trials["exe_reward"].sum(1).mean()
     assert abs(returns - float(last["test_return"])) < 1e-5
 

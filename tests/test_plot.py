@@ -49,7 +49,8 @@ def make_run(run, env="map", **changes):
     run.mkdir(parents=True)
     config = {"method": "dream", "env": env, "seed": 7}
     (run / "config.json").write_text(json.dumps(config))
-    np.savez_compressed(run / "episodes.npz", **arrays)
+    for name in ("episodes.npz", "film.npz"):
+        np.savez_compressed(run / name, **arrays)
     return run
 
 
@@ -223,7 +224,7 @@ def test_exploration_shows_the_stored_numbers(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
     plot.exploration(run)
     top, middle, *_ = drawn[0].axes
-    with np.load(run / "episodes.npz") as file:
+    with np.load(run / "film.npz") as file:
         reward, distance = file["exp_reward"][2], file["distance"][2]
     assert_allclose([bar.get_height() for bar in top.patches], reward[:3])
     assert_allclose(middle.lines[0].get_ydata(), distance[:4])
@@ -267,7 +268,7 @@ def test_bad_input_is_told_in_one_line(tmp_path, capsys):
         assert "--eval" in error_of(capsys, command, run)
     make_run(run, exe_frames=None)
     assert "exe_frames" in error_of(capsys, plot.episode, run)
-    (run / "episodes.npz").write_bytes(b"PK\3\4 torn off")
+    (run / "film.npz").write_bytes(b"PK\3\4 torn off")
     assert "--eval" in error_of(capsys, plot.episode, run)
     unknown = make_run(tmp_path / "a", exp_reward=np.full((3, 4), np.nan))
     assert "f(mu)" in error_of(capsys, plot.exploration, unknown)
