@@ -205,7 +205,7 @@ def test_captions_path_and_steps_shown(tmp_path):
     action = np.array([[0, 1, 2, 0]] * 3)
     changes = {"exp_observation": cells, "exp_reward": reward}
     run = make_run(tmp_path / "run", exp_action=action, **changes)
-    env, _, a = plot.load(run, *plot.PICTURED)
+    env, _, a = plot.load(run, "film.npz", *plot.PICTURED)
     _, axes = plot.plt.subplots(1, 3)
     plot.strip(axes, env, a, "exp", 0)
     captions = [ax.get_xlabel() for ax in axes]
