@@ -2,8 +2,8 @@
 
 An upper bound for PEARL (Rakelly et al., ICML 2019), as Liu et al. (ICML 2021,
 arXiv 2008.02790) use it: Thompson sampling from the true posterior, optimal
-policies. Nothing is learned or sampled; all that can happen is enumerated, in
-3 minutes: python pearl_ub.py, or in 5 seconds: python pearl_ub.py --env map
+policies. Nothing is learned or sampled; all that can happen is enumerated. In
+3 minutes: python pearl_ub.py > results/pearl_ub.csv; in 5 seconds: --env map
 
 1. The prior is uniform over the test problems. As in `reset`, an instruction is
    one of the n that its problem offers: having been given it, the problem is
@@ -140,10 +140,10 @@ def pearl_ub(name):
 
 
 def main(env: Literal["all", *TASKS] = "all"):
-    row = "{:16}{:>8}{:>18}{:>15}".format
-    print(row("task", "optimum", "without rewards", "with rewards"))
+    print("env,optimum,without_rewards,with_rewards", flush=True)
     for name in TASKS if env == "all" else [env]:
-        print(row(name, *(f"{mean:.4f}" for mean in pearl_ub(name).mean(1))))
+        results = [f"{mean:.4f}" for mean in pearl_ub(name).mean(1)]
+        print(name, *results, sep=",", flush=True)
 
 
 if __name__ == "__main__":

@@ -294,3 +294,8 @@ def test_the_command_line_leaves_with_status_2(tmp_path, case):
 def test_the_committed_results_are_tabled(capsys):
     plot.table(ROOT / "results")
     assert "| `map` | 0.80" in capsys.readouterr().out
+
+
+def test_readme_shows_the_table(capsys):
+    plot.table(ROOT / "results")
+    assert capsys.readouterr().out in (ROOT / "README.md").read_text()
