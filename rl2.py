@@ -110,7 +110,7 @@ class Features(nn.Module):
     def forward(self, x):
         if x.dtype == torch.uint8:
             return self.net(x.permute(0, 3, 1, 2) / 255 - 0.5)
-        # Waves tell any two cells apart, be they neighbours or not.
+        # Waves of variance 1 tell any two cells apart, neighbours or not.
         return 1.4 * (2 * self.net(x + self.first)).sin()
 
 
@@ -133,13 +133,18 @@ class Memory(nn.Module):
         """
         B, T = before.shape
         places = torch.arange(B * T, device=before.device).view(B, T)
-        rows = pack_padded_sequence(places, length, True, enforce_sorted=False)
-        now = self.features(observation.flatten(0, 1)[rows.data])
-        s, _ = pad_packed_sequence(rows._replace(data=now), True, 0.0, T)
+        rows = pack_padded_sequence(
+            places, length, batch_first=True, enforce_sorted=False
+        )
+        now = self.features(observation.flatten(0, 1)[rows.data])  # (R, H)
+        s, _ = pad_packed_sequence(
+            rows._replace(data=now), batch_first=True, total_length=T
+        )  # (B, T, H)
         lstm, last = state
         last = torch.zeros_like(s[:, :1]) if last is None else last
+        # The product of s and s': where a bus has led to is a fact of both.
         x = s + s * torch.cat([last, s[:, :-1]], 1) + self.before(before)
-        x = x.flatten(0, 1)[rows.data]
+        x = x.flatten(0, 1)[rows.data]  # (R, H)
         x, lstm = self.lstm(rows._replace(data=x), lstm)
         x = x._replace(data=torch.cat([x.data, self.direct * now], 1))
         return x, rows.data, (lstm, s[:, -1:])
