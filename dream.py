@@ -131,29 +131,24 @@ class Memory(nn.Module):
         waves = isinstance(self.features.net, nn.EmbeddingBag)
         self.direct = 0.2 if waves else 1.0  # waves are high, z is low
 
-    def forward(self, observation, before, length, state=(None, None)):
-        """Observations (B, T, ...), and the actions before them (B, T).
+    def forward(self, steps, length, state=(None, None)):
+        """What is known at the steps t < length (B,), packed: (R, 2 * hidden).
 
-        Returns a PackedSequence of features (R, 2 * hidden) of the steps
-        t < length (B,), their places b * T + t (R,), and the state.
+        Also the trial of each of the R rows, and the state.
         """
-        B, T = before.shape
-        places = torch.arange(B * T, device=before.device).view(B, T)
-        rows = pack_padded_sequence(
-            places, length, batch_first=True, enforce_sorted=False
-        )
-        now = self.features(observation.flatten(0, 1)[rows.data])  # (R, H)
-        s, _ = pad_packed_sequence(
-            rows._replace(data=now), batch_first=True, total_length=T
-        )  # (B, T, H)
+        pack = functools.partial(pack_padded_sequence, enforce_sorted=False)
+        before = steps["before"].T  # (T, B)
+        places = torch.arange(before.numel(), device=before.device)
+        rows = pack(places.view(before.T.shape).T, length)
+        now = self.features(steps["observation"].flatten(0, 1)[rows.data])
+        s, _ = pad_packed_sequence(rows._replace(data=now))  # (T, B, hidden)
         lstm, last = state
-        last = torch.zeros_like(s[:, :1]) if last is None else last
+        last = torch.zeros_like(s[:1]) if last is None else last
         # The product of s and s': where a bus has led to is a fact of both.
-        x = s + s * torch.cat([last, s[:, :-1]], 1) + self.before(before)
-        x = x.flatten(0, 1)[rows.data]  # (R, H)
-        x, lstm = self.lstm(rows._replace(data=x), lstm)
+        x = s + s * torch.cat([last, s[:-1]]) + self.before(before[: len(s)])
+        x, lstm = self.lstm(pack(x, length), lstm)
         x = x._replace(data=torch.cat([x.data, self.direct * now], 1))
-        return x, rows.data, (lstm, s[:, -1:])
+        return x, rows.data // len(before), (lstm, s[-1:])
 
 
 class QNetwork(nn.Module):
@@ -177,11 +172,10 @@ class QNetwork(nn.Module):
         self.value = stream(len(tokens), 1)
         self.advantage = stream(1, num_actions)
 
-    def forward(self, observation, before, length, i, z, state=(None, None)):
-        """Q (T, B, A), 0 from t = length on, and the state."""
-        T = before.shape[1]
-        x, places, state = self.memory(observation, before, length, state)
-        z, tokens = z[places // T], self.instruction(i)[places // T]
+    def forward(self, steps, length, z, state=(None, None)):
+        """Q (T, B, A), 0 from t = length (B,) on, given z (B, Z); the state."""
+        x, trial, state = self.memory(steps, length, state)
+        z, tokens = z[trial], self.instruction(steps["instruction"])[trial]
         # What to do next hangs on one token, which the past tells; the value
         # of doing it on all.
         weight = self.attention(x.data).softmax(1)[..., None]
@@ -189,59 +183,55 @@ class QNetwork(nn.Module):
         v = self.value(torch.cat([x.data, tokens.flatten(1), z], 1))
         a = self.advantage(torch.cat([x.data, token, z], 1))
         q = x._replace(data=v + a - a.mean(1, keepdim=True))
+        T = steps["before"].shape[1]
         return pad_packed_sequence(q, total_length=T)[0], state
-
-
-def lambda_returns(reward, value, trace, gamma):
-    """G_t = r_t + gamma ((1 - l_t+1) v_t+1 + l_t+1 G_t+1).
-
-    All are (T, B) and 0 after the end: reward r, value v_t of observation t,
-    trace l.
-    """
-    returns, after = torch.zeros_like(reward), torch.zeros_like(reward[0])
-    for t in reversed(range(len(reward))):
-        returns[t] = reward[t] + gamma * after
-        after = torch.lerp(value[t], returns[t], trace[t])
-    return returns
 
 
 def td_loss(q, target_q, steps, reward, gamma, args):
     """Squared error of double Q-learning with Watkins's or Peng's Q(lambda).
 
-    Q (T, B, A), replayed steps, reward (T, B), 0 after the end. Returns also
-    what the start has turned out to be worth, (B,).
+    Q (T + 1, B, A), replayed steps, reward (T, B); both 0 from the end on.
+    Returns also what the start has turned out to be worth, (B,).
     """
-    action, best = steps["action"].T, q.argmax(2)
+    action, best = steps["before"][:, 1:].T, q.argmax(2)
     with torch.no_grad():
         value = target_q.gather(2, best[..., None])[..., 0]
         # What follows an action that is not greedy is no news of greedy play.
-        trace = args.lam * torch.where(action == best, 1.0, args.peng)
-        returns = lambda_returns(reward, value, trace, gamma)
-        start = torch.lerp(value[0], returns[0], trace[0])
-    q = q.gather(2, action[..., None])[..., 0]
-    return ((q - returns) ** 2).sum() / steps["length"].sum(), start
+        trace = args.lam * torch.where(action == best[:-1], 1.0, args.peng)
+        # G_t = r_t + gamma ((1 - l_t+1) v_t+1 + l_t+1 G_t+1)
+        returns, after = torch.zeros_like(reward), value[-1]
+        for t in reversed(range(len(reward))):
+            returns[t] = reward[t] + gamma * after
+            after = torch.lerp(value[t], returns[t], trace[t])
+    q = q[:-1].gather(2, action[..., None])[..., 0]
+    return ((q - returns) ** 2).sum() / steps["length"].sum(), after
 
 
 def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
     """An epsilon-greedy episode in each of N copies, and its last info.
 
-    The episodes are {name: (N, ...)}, padded: observation and the action
-    before it (T + 1 of each, "none" first), action and reward (T),
-    instruction, length (on the CPU).
+    Steps {name: (N, ...)}, padded: observation, the action before it, "none"
+    first, and what the task renders, if it does (T + 1 of each); reward (T);
+    instruction; length (on the CPU).
     """
     N, T, A = task.num_envs, task.max_steps, int(task.single_action_space.n)
     to = functools.partial(torch.as_tensor, device=z.device)
-    ends = task.actions[-1] == "end"
     batch, info = task.reset(options=options)
     seen, i = batch["observation"], to(batch["instruction"])
     observation = np.zeros((N, T + 1, *seen.shape[1:]), seen.dtype)
-    observation[:, 0], length = seen, torch.zeros(N, dtype=torch.long)
-    before, reward = np.full((N, T + 1), A), np.zeros((N, T), np.float32)
-    done, one = np.zeros(N, bool), torch.ones_like(length)
-    for t in range(T):
-        now = to(observation[:, t, None]), to(before[:, t, None]), one
+    before, reward = np.zeros((N, T + 1), int), np.zeros((N, T), np.float32)
+    length, done, frames = torch.zeros(N, dtype=int), np.zeros(N, bool), []
+    before[:, 0], ends = A, task.actions[-1] == "end"
+    for t in range(T + 1):
+        observation[:, t] = batch["observation"]
+        if task.render_mode:
+            frames.append(task.render())
+        if t == T or done.all():
+            break
+        now = {"observation": to(observation[:, t, None]), "instruction": i}
+        now["before"] = to(before[:, t, None])
         with torch.no_grad():
-            q, state = policy(*now, i, z, state)
+            q, state = policy(now, torch.ones_like(length), z, state)
         # An "end" drawn at random is drawn again, lest all episodes be short.
         random, again = rng.integers(A, size=(2, N))
         random = np.where(ends & (random == A - 1), again, random)
@@ -249,12 +239,11 @@ def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
         action = np.where(rng.random(N) < epsilon, random, greedy)
         length += torch.as_tensor(~done)
         batch, reward[:, t], done, _, info = task.step(action)
-        observation[:, t + 1], before[:, t + 1] = batch["observation"], action
-        if done.all():
-            break
+        before[:, t + 1] = action
     steps = {"observation": observation, "before": before, "reward": reward}
+    if frames:
+        steps["frames"] = np.stack(frames, 1)  # (N, up to T + 1, H, W, 3)
     steps = {name: to(value) for name, value in steps.items()}
-    steps["action"] = steps["before"][:, 1:] % A  # "none" is in padding only
     return steps | {"instruction": i, "length": length}, info
 
 
@@ -285,10 +274,10 @@ class Dream(nn.Module):
 
     def decode(self, f, exp, cost):
         """g(tau) (B, Z), |f - g(tau_:t)|^2 (T + 1, B) and reward r_t (T, B)."""
-        before, last = exp["before"], exp["length"]
-        x, _, _ = self.g(exp["observation"], before, last + 1)
+        last = exp["length"]
+        x, _, _ = self.g(exp, last + 1)
         x = x._replace(data=self.z(x.data))
-        g, _ = pad_packed_sequence(x, total_length=before.shape[1])
+        g, _ = pad_packed_sequence(x, total_length=exp["before"].shape[1])
         seen = torch.arange(len(g))[:, None] <= last
         seen = seen.to(g.device)
         d = ((f - g) ** 2).sum(2) * seen
@@ -299,21 +288,15 @@ class Dream(nn.Module):
 
 def q_loss(policy, target, steps, reward, z, args):
     """TD loss of a policy that knows z (B, Z)."""
-    observation, before = steps["observation"][:, :-1], steps["before"][:, :-1]
-    inputs = observation, before, steps["length"], steps["instruction"], z
-    q, _ = policy(*inputs)
+    q, _ = policy(steps, steps["length"], z)
     with torch.no_grad():
-        target_q, _ = target(*inputs)
+        target_q, _ = target(steps, steps["length"], z)
     return td_loss(q, target_q, steps, reward, args.gamma, args)[0]
 
 
-def losses(agent, target, trials, args, explore=True):
+def losses(agent, target, exp, exe, args, explore=True):
     """{name: scalar} of what a batch of replayed trials teaches."""
-    exp, exe = (
-        {name[4:]: x for name, x in trials.items() if name[:4] == prefix}
-        for prefix in ("exp_", "exe_")
-    )
-    f = agent.f(trials["problem"])  # (B, Z)
+    f = agent.f(exp["problem"])  # (B, Z)
     g, d, reward = agent.decode(f.detach(), exp, args.cost)
 
     # Decoder: -log q(z | tau_:t) for the z that the bottleneck keeps.
@@ -324,7 +307,7 @@ def losses(agent, target, trials, args, explore=True):
 
     # Execution: on z ~ F(z | mu) or z = g(tau), drawn once for each trial.
     noisy = f + args.noise * torch.randn_like(f)
-    z = torch.where(trials["from_id"][:, None], noisy, g)
+    z = torch.where(exe["from_id"][:, None], noisy, g)
     policies = agent.execution, target.execution
     loss["execution"] = q_loss(*policies, exe, exe["reward"].T, z, args)
 
@@ -336,74 +319,64 @@ def losses(agent, target, trials, args, explore=True):
 
 
 def trial(agent, task, problem, instruction, from_id, args, epsilons, rng):
-    """A trial in each copy, on z ~ F(z|mu) where from_id (N,), else z = g(tau).
+    """Explore and execute, on z ~ F(z|mu) where from_id (N,), else z = g(tau).
 
-    Returns the trials {name: (N, ...)} for the replay; z, |f - g(tau_:t)|^2
-    and the reward of exploration; and what it has found.
+    Returns both episodes {name: (N, ...)} and what exploration has found.
     """
-    mu = torch.as_tensor(problem, device=agent.f.weight.device)
-    from_id = torch.as_tensor(from_id, device=mu.device)
     options = {"problem": problem, "instruction": "none"}
+    to = functools.partial(torch.as_tensor, device=agent.f.weight.device)
+    mu, from_id = to(problem), to(from_id)
     with torch.no_grad():
         f = agent.f(mu)
-        no_z, policy = f[:, :0], agent.exploration
-        exp, info = rollout(task, options, policy, no_z, epsilons[0], rng)
+        inputs = task, options, agent.exploration, f[:, :0]
+        exp, info = rollout(*inputs, epsilons[0], rng)
         g, distance, reward = agent.decode(f, exp, args.cost)
+    found = {name: x for name, x in info.items() if name not in options}
+    exp |= {"problem": mu, "distance": distance.T, "reward": reward.T}
     noise = rng.normal(0, args.noise, f.shape).astype(np.float32)
-    noisy = f + torch.as_tensor(noise, device=f.device)
-    z = torch.where(from_id[:, None], noisy, g)
+    z = torch.where(from_id[:, None], f + to(noise), g)
     options["instruction"] = instruction
     exe, _ = rollout(task, options, agent.execution, z, epsilons[1], rng)
-    trials = {"problem": mu, "from_id": from_id}
-    trials |= {"exp_" + name: value for name, value in exp.items()}
-    trials |= {"exe_" + name: value for name, value in exe.items()}
-    found = {name: x for name, x in info.items() if name not in options}
-    more = {"z": z, "distance": distance.T, "exp_reward": reward.T}
-    return trials, more, found
+    return exp, exe | {"from_id": from_id, "z": z}, found
 
 
 def evaluate(agent, args, final=False):
-    """A row of progress.csv, and the meta-test trials that it tells of.
-
-    Those are greedy and know no id. What is not yet learned shows in a last
-    group, in training problems: execution on z ~ F(z|mu), and the decoder
-    after exploration at random in half of the steps.
-    """
-    task = make(args, 1, "test")
-    groups = {"test_return": task.pairs()} | task.groups()
-    groups["return_with_id"] = task.pairs("train", "train")
+    """A row of progress.csv, and the meta-test trials that it tells of."""
+    task, row = make(args, 1, "test"), {}
     repeats = 1 if task.exhaustive else 84 if final else 17
-    groups = {name: np.tile(p, (repeats, 1)) for name, p in groups.items()}
-    group = np.repeat([*groups], [len(pairs) for pairs in groups.values()])
-    by_id, pairs = group == "return_with_id", np.concatenate([*groups.values()])
-    copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
-    copies.reset(seed=0)
-    epsilons = 0.5 * by_id, 0.0
-    trials, more, found = trial(
-        agent, copies, *pairs.T, by_id, args, epsilons, rng
-    )
-    trials |= more
-    returns = trials["exe_reward"].sum(1, dtype=torch.float64).cpu().numpy()
-    row = {name: returns[group == name].mean() for name in groups}
 
-    tested = group == "test_return"
-    error = returns[tested].std() / tested.sum() ** 0.5
+    def play(name, pairs, by_id=False):
+        pairs = np.tile(pairs, (repeats, 1))
+        copies, from_id = make(args, len(pairs), "test"), [by_id] * len(pairs)
+        copies.reset(seed=0)
+        epsilons, rng = (0.5 * by_id, 0.0), np.random.default_rng(0)
+        inputs = agent, copies, *pairs.T, from_id, args, epsilons, rng
+        exp, exe, found = trial(*inputs)
+        returns = exe["reward"].double().sum(1)
+        row[name] = returns.mean()
+        return exp, exe, found, returns.std(correction=0) / len(pairs) ** 0.5
+
+    # Meta-testing: greedy, no id
+    exp, exe, found, error = play("test_return", task.pairs())
     row["test_return_se"] = 0.0 if task.exhaustive else error
-    row["optimal_return"] = task.optimal_return(*pairs[tested].T).mean()
-    length = trials["exp_length"]
-    row["exploration_steps"] = length[tested].double().mean()
-    row |= {name: value[tested].mean() for name, value in found.items()}
+    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
+    row["exploration_steps"] = exp["length"].double().mean()
+    row |= {name: value.mean() for name, value in found.items()}
+    for name, pairs in task.groups().items():
+        play(name, pairs)
 
-    f = agent.f(trials["problem"][by_id]).detach()
-    left = trials["distance"].cpu()[by_id, length[by_id]]
-    informed = next(iter(found.values()))[by_id] > 0
-    row["exploration_reward"] = trials["exp_reward"][by_id].sum(1).mean()
+    # What is not yet learned, in training problems: execution on z ~ F(z|mu),
+    # and the decoder after exploration at random in half of the steps
+    pairs = task.pairs("train", "train")
+    half, _, found, _ = play("return_with_id", pairs, by_id=True)
+    f = agent.f(half["problem"]).detach()
+    left = half["distance"][torch.arange(len(f)), half["length"]].cpu()
+    row["exploration_reward"] = half["reward"].sum(1).mean()
     row["decoder_error"] = left.mean()
-    row["decoder_error_informed"] = left[informed].mean()
+    row["decoder_error_informed"] = left[next(iter(found.values())) > 0].mean()
     row["prior_error"] = f.var(0, correction=0).sum()
     row["f_norm2"] = (f**2).sum(1).mean()
-    row = {name: float(value) for name, value in row.items()}
-    return row, {name: x[tested].cpu() for name, x in trials.items()}
+    return {name: float(x) for name, x in row.items()}, exp, exe
 
 
 # --- shared: command line and run directory ---------------------------------
@@ -473,31 +446,29 @@ def save_trials(run):
     except (OSError, ValueError, IndexError) as error:
         stop(f"--eval: {run} holds no finished run: {error}")
     task = make(args, 1, "test")
-    agent = Dream(task, args)
+    agent, known = Dream(task, args), task.problems["train"]
     agent.load_state_dict(weights)
-    row, trials = evaluate(agent, args, final=True)
-    unseen = ~np.isin(trials["problem"], task.problems["train"])
-    trials["exp_reward"][unseen] = np.nan  # there is no f(mu)
-    trials["f"] = weights["f.weight"][task.problems["train"]]
-    trials["f_problem"] = task.problems["train"]
-    np.savez_compressed(run / "episodes.npz", **trials)
+    row, exp, exe = evaluate(agent, args, final=True)
+    exp["reward"][~np.isin(exp["problem"], known)] = np.nan  # has no f(mu)
+    more = {"f": weights["f.weight"][known], "f_problem": known}
+    np.savez_compressed(run / "episodes.npz", **prefixed(exp, exe), **more)
 
     # A film: in one training problem, a trial for each instruction
     pairs = task.pairs("train", "train")
     pairs = pairs[pairs[:, 0] == pairs[len(pairs) // 2, 0]]
-    copies = make(args, len(pairs), "test", render_mode="rgb_array")
-    film, sensed = [], copies._sensed
-    copies._sensed = lambda: film.append(copies.render()) or sensed()
+    film = make(args, len(pairs), "test", render_mode="rgb_array")
     by_id, rng = np.zeros(len(pairs), bool), np.random.default_rng(0)
-    trials, more, _ = trial(agent, copies, *pairs.T, by_id, args, (0, 0), rng)
-    film, explored = np.stack(film, 1), int(trials["exp_length"].max()) + 1
-    trials |= more | {"frames_of": np.arange(len(pairs))}
-    trials |= {"exp_frames": film[:, :explored]}  # (K, T + 1, H, W, 3)
-    trials |= {"exe_frames": film[:, explored:]}
-    trials |= {"actions": [str(action) for action in copies.actions]}
-    trials |= {"instructions": [str(copies.tokens[i]) for i in pairs[:, 1]]}
-    np.savez_compressed(run / "film.npz", **trials)
+    exp, exe, _ = trial(agent, film, *pairs.T, by_id, args, (0, 0), rng)
+    names = {"actions": [str(action) for action in film.actions]}
+    names["instructions"] = [str(film.tokens[i]) for i in pairs[:, 1]]
+    np.savez_compressed(run / "film.npz", **prefixed(exp, exe), **names)
     say(args, last | row)
+
+
+def prefixed(exp, exe):
+    """Both episodes in one dictionary."""
+    exp = {"exp_" + name: x for name, x in exp.items()}
+    return exp | {"exe_" + name: x for name, x in exe.items()}
 
 
 def train(args, run):
@@ -511,7 +482,7 @@ def train(args, run):
     groups = [{"params": others}, {"params": f, "lr": 4 * args.learning_rate}]
     optimizer = torch.optim.Adam(groups, args.learning_rate, fused=True)
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
-    replay, logged, row = {}, defaultdict(list), None
+    replays, logged, row = ({}, {}), defaultdict(list), None
     steps = trials = updates = next_evaluation = seconds = 0
     file = open(run / "progress.csv", "w", newline="")
     bar = tqdm(total=args.total_steps, unit=" steps")
@@ -523,16 +494,20 @@ def train(args, run):
             epsilons = rng.permutation(spread) if explore else 1.0, spread
             mu = rng.choice(task.problems["train"], args.num_envs)
             from_id = rng.random(args.num_envs) < 0.5
-            new, *_ = trial(agent, task, mu, None, from_id, args, epsilons, rng)
-            store(replay, new, trials, args.replay)
+            new = trial(agent, task, mu, None, from_id, args, epsilons, rng)
+            for replay, episodes in zip(replays, new):
+                store(replay, episodes, trials, args.replay)
+                steps += int(episodes["length"].sum())
             trials += args.num_envs
-            steps += int(new["exp_length"].sum() + new["exe_length"].sum())
 
             # UPDATE
             for _ in range(args.updates):
                 batch = torch.randint(min(trials, args.replay), (args.batch,))
-                batch = {name: x[batch] for name, x in replay.items()}
-                loss = losses(agent, target, batch, args, explore)
+                exp, exe = (
+                    {name: x[batch] for name, x in replay.items()}
+                    for replay in replays
+                )
+                loss = losses(agent, target, exp, exe, args, explore)
                 optimizer.zero_grad()
                 sum(loss.values()).backward()
                 nn.utils.clip_grad_norm_(agent.parameters(), 10.0, foreach=True)

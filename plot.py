@@ -23,9 +23,9 @@ TASKS = "coupling", "bus", "map", "distracting-bus", "cooking", "sign-nav"
 METHODS = {"dream": "DREAM", "rl2": "RL²", "varibad": "VariBAD"}
 METHODS |= {"import": "IMPORT"}
 COLUMNS = "env_steps", "seconds", "test_return", "optimal_return"
-PARTS = "frames", "length", "action", "reward", "observation"
+PARTS = "frames", "length", "before", "reward", "observation"
 PARTS = [f"{kind}_{part}" for kind in ("exp", "exe") for part in PARTS]
-PICTURED = "frames_of", "actions", "instructions", "distance", *PARTS
+PICTURED = "actions", "instructions", "exp_distance", *PARTS
 CELLS = {"bus": 9, "map": 9, "distracting-bus": 9, "cooking": 3}  # in a row
 ORDERS = np.array([*permutations(range(4))])  # of outer stops, as in envs.py
 # Okabe and Ito's colors; each goes with a marker, for prints in grey.
@@ -155,18 +155,18 @@ def load(run, file, *names):
 
 def draw(ax, env, a, kind, k, t):
     """Step t of the k-th exploration ("exp") or execution ("exe") pictured."""
-    n, cells, frame = a["frames_of"][k], CELLS.get(env, 1), a[kind + "_frames"]
+    cells, frame = CELLS.get(env, 1), a[kind + "_frames"]
     top = cells * frame.shape[2] / frame.shape[3] - 0.5
     ax.clear()
     ax.imshow(frame[k, t], extent=(-0.5, cells - 0.5, -0.5, top))
     ax.set(xticks=[], yticks=[], anchor="N")
-    path = a[kind + "_observation"][n, : t + 1, :2] if env in CELLS else ()
+    path = a[kind + "_observation"][k, : t + 1, :2] if env in CELLS else ()
     for step in zip(path, path[1:]):
         ride = np.abs(step[1] - step[0]).sum() > 1
         ax.plot(*np.transpose(step), "k:" if ride else "k")
-    words, reward = ["start", " ", " "], a[kind + "_reward"][n, :t]
+    words, reward = ["start", " ", " "], a[kind + "_reward"][k, :t]
     if t > 0:
-        words[0] = f"{t}: {a['actions'][a[kind + '_action'][n, t - 1]]}"
+        words[0] = f"{t}: {a['actions'][a[kind + '_before'][k, t]]}"
     if t > 0 and np.isfinite(reward).all():
         words[1:] = f"reward {reward[-1]:z.2f}", f"return {reward.sum():z.2f}"
     ax.set_xlabel("\n".join(words))
@@ -174,8 +174,7 @@ def draw(ax, env, a, kind, k, t):
 
 def strip(axes, env, a, kind, k):
     """Some steps in a row of axes; that of the largest reward is one."""
-    n = a["frames_of"][k]
-    end, reward = a[kind + "_length"][n], a[kind + "_reward"][n]
+    end, reward = a[kind + "_length"][k], a[kind + "_reward"][k]
     times = np.linspace(0, end, min(end + 1, len(axes))).round().astype(int)
     peak = reward[:end].argmax() + 1
     if peak not in times:
@@ -199,7 +198,7 @@ def episode(run: Run, out=FIGURES):
         for figure in part, screen:
             figure.suptitle(titles[row], x=0.01, ha="left", weight="bold")
         strip(part.subplots(1, 5), env, a, kind, k)
-        end = a[kind + "_length"][a["frames_of"][k]]
+        end = a[kind + "_length"][k]
         for t in range(end + 1):
             draw(ax, env, a, kind, k, t)
             screen.canvas.draw()
@@ -220,9 +219,8 @@ def episode(run: Run, out=FIGURES):
 def exploration(run: Run, out=FIGURES):
     """Exploration reward and |f(mu) - g(tau_:t)|^2 along an episode."""
     env, name, a = load(run, "film.npz", *PICTURED)
-    n = a["frames_of"][0]
-    t = np.arange(a["exp_length"][n] + 1)
-    reward = a["exp_reward"][n, : t[-1]]
+    t = np.arange(a["exp_length"][0] + 1)
+    reward = a["exp_reward"][0, : t[-1]]
     if np.isnan(reward).any():
         stop(f"{run}: the problem pictured has no f(mu), thus no reward")
     height = 0.9 + 1.55 * a["exp_frames"].shape[2] / a["exp_frames"].shape[3]
@@ -231,11 +229,11 @@ def exploration(run: Run, out=FIGURES):
     top, middle, *film = axes.values()
     strip(film, env, a, "exp", 0)
     top.bar(t[1:], reward, color=COLORS[0])
-    middle.plot(t, a["distance"][n, t], "o-", color=COLORS[1])
+    middle.plot(t, a["exp_distance"][0, t], "o-", color=COLORS[1])
     wide = {"xlim": (-0.5, t[-1] + 0.5)}
     top.set(ylabel="exploration\nreward", xticks=t, **wide)
     middle.set(ylabel=r"$|f(\mu) - g(\tau_{:t})|^2$", ylim=(0, None), **wide)
-    actions = a["actions"][a["exp_action"][n, : t[-1]]]
+    actions = a["actions"][a["exp_before"][0, t[1:]]]
     middle.set_xticks(t, ["start", *actions], rotation=90)
     save(figure, out, f"exploration-{name}")
 
@@ -262,12 +260,13 @@ def recovered(z, half, other):
 
 def bottleneck(run: Run, out=FIGURES):
     """What z keeps of distracting-bus: its two permutations, by color."""
-    env, name, a = load(run, "episodes.npz", "f", "f_problem", "z", "problem")
+    names = "f", "f_problem", "exe_z", "exp_problem"
+    env, name, a = load(run, "episodes.npz", *names)
     if env != "distracting-bus":
         stop(f"{run}: bottleneck is for distracting-bus, not {env}")
-    problem, first = np.unique(a["problem"], return_index=True)
+    problem, first = np.unique(a["exp_problem"], return_index=True)
     rows = [("f(μ) of training problems", a["f"], a["f_problem"])]
-    rows += [("g(τ) of test problems", a["z"][first], problem)]
+    rows += [("g(τ) of test problems", a["exe_z"][first], problem)]
     center = a["f"].mean(0)  # and principal components of f
     plane = np.linalg.svd(a["f"] - center, full_matrices=False)[2][:2]
     figure, axes = plt.subplots(2, 2, figsize=(8, 8), sharex=True, sharey=True)

@@ -125,29 +125,24 @@ class Memory(nn.Module):
         waves = isinstance(self.features.net, nn.EmbeddingBag)
         self.direct = 0.2 if waves else 1.0  # waves are high, z is low
 
-    def forward(self, observation, before, length, state=(None, None)):
-        """Observations (B, T, ...), and the actions before them (B, T).
+    def forward(self, steps, length, state=(None, None)):
+        """What is known at the steps t < length (B,), packed: (R, 2 * hidden).
 
-        Returns a PackedSequence of features (R, 2 * hidden) of the steps
-        t < length (B,), their places b * T + t (R,), and the state.
+        Also the trial of each of the R rows, and the state.
         """
-        B, T = before.shape
-        places = torch.arange(B * T, device=before.device).view(B, T)
-        rows = pack_padded_sequence(
-            places, length, batch_first=True, enforce_sorted=False
-        )
-        now = self.features(observation.flatten(0, 1)[rows.data])  # (R, H)
-        s, _ = pad_packed_sequence(
-            rows._replace(data=now), batch_first=True, total_length=T
-        )  # (B, T, H)
+        pack = functools.partial(pack_padded_sequence, enforce_sorted=False)
+        before = steps["before"].T  # (T, B)
+        places = torch.arange(before.numel(), device=before.device)
+        rows = pack(places.view(before.T.shape).T, length)
+        now = self.features(steps["observation"].flatten(0, 1)[rows.data])
+        s, _ = pad_packed_sequence(rows._replace(data=now))  # (T, B, hidden)
         lstm, last = state
-        last = torch.zeros_like(s[:, :1]) if last is None else last
+        last = torch.zeros_like(s[:1]) if last is None else last
         # The product of s and s': where a bus has led to is a fact of both.
-        x = s + s * torch.cat([last, s[:, :-1]], 1) + self.before(before)
-        x = x.flatten(0, 1)[rows.data]  # (R, H)
-        x, lstm = self.lstm(rows._replace(data=x), lstm)
+        x = s + s * torch.cat([last, s[:-1]]) + self.before(before[: len(s)])
+        x, lstm = self.lstm(pack(x, length), lstm)
         x = x._replace(data=torch.cat([x.data, self.direct * now], 1))
-        return x, rows.data, (lstm, s[:, -1:])
+        return x, rows.data // len(before), (lstm, s[-1:])
 
 
 class QNetwork(nn.Module):
@@ -171,11 +166,10 @@ class QNetwork(nn.Module):
         self.value = stream(len(tokens), 1)
         self.advantage = stream(1, num_actions)
 
-    def forward(self, observation, before, length, i, z, state=(None, None)):
-        """Q (T, B, A), 0 from t = length on, and the state."""
-        T = before.shape[1]
-        x, places, state = self.memory(observation, before, length, state)
-        z, tokens = z[places // T], self.instruction(i)[places // T]
+    def forward(self, steps, length, z, state=(None, None)):
+        """Q (T, B, A), 0 from t = length (B,) on, given z (B, Z); the state."""
+        x, trial, state = self.memory(steps, length, state)
+        z, tokens = z[trial], self.instruction(steps["instruction"])[trial]
         # What to do next hangs on one token, which the past tells; the value
         # of doing it on all.
         weight = self.attention(x.data).softmax(1)[..., None]
@@ -183,59 +177,55 @@ class QNetwork(nn.Module):
         v = self.value(torch.cat([x.data, tokens.flatten(1), z], 1))
         a = self.advantage(torch.cat([x.data, token, z], 1))
         q = x._replace(data=v + a - a.mean(1, keepdim=True))
+        T = steps["before"].shape[1]
         return pad_packed_sequence(q, total_length=T)[0], state
-
-
-def lambda_returns(reward, value, trace, gamma):
-    """G_t = r_t + gamma ((1 - l_t+1) v_t+1 + l_t+1 G_t+1).
-
-    All are (T, B) and 0 after the end: reward r, value v_t of observation t,
-    trace l.
-    """
-    returns, after = torch.zeros_like(reward), torch.zeros_like(reward[0])
-    for t in reversed(range(len(reward))):
-        returns[t] = reward[t] + gamma * after
-        after = torch.lerp(value[t], returns[t], trace[t])
-    return returns
 
 
 def td_loss(q, target_q, steps, reward, gamma, args):
     """Squared error of double Q-learning with Watkins's or Peng's Q(lambda).
 
-    Q (T, B, A), replayed steps, reward (T, B), 0 after the end. Returns also
-    what the start has turned out to be worth, (B,).
+    Q (T + 1, B, A), replayed steps, reward (T, B); both 0 from the end on.
+    Returns also what the start has turned out to be worth, (B,).
     """
-    action, best = steps["action"].T, q.argmax(2)
+    action, best = steps["before"][:, 1:].T, q.argmax(2)
     with torch.no_grad():
         value = target_q.gather(2, best[..., None])[..., 0]
         # What follows an action that is not greedy is no news of greedy play.
-        trace = args.lam * torch.where(action == best, 1.0, args.peng)
-        returns = lambda_returns(reward, value, trace, gamma)
-        start = torch.lerp(value[0], returns[0], trace[0])
-    q = q.gather(2, action[..., None])[..., 0]
-    return ((q - returns) ** 2).sum() / steps["length"].sum(), start
+        trace = args.lam * torch.where(action == best[:-1], 1.0, args.peng)
+        # G_t = r_t + gamma ((1 - l_t+1) v_t+1 + l_t+1 G_t+1)
+        returns, after = torch.zeros_like(reward), value[-1]
+        for t in reversed(range(len(reward))):
+            returns[t] = reward[t] + gamma * after
+            after = torch.lerp(value[t], returns[t], trace[t])
+    q = q[:-1].gather(2, action[..., None])[..., 0]
+    return ((q - returns) ** 2).sum() / steps["length"].sum(), after
 
 
 def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
     """An epsilon-greedy episode in each of N copies, and its last info.
 
-    The episodes are {name: (N, ...)}, padded: observation and the action
-    before it (T + 1 of each, "none" first), action and reward (T),
-    instruction, length (on the CPU).
+    Steps {name: (N, ...)}, padded: observation, the action before it, "none"
+    first, and what the task renders, if it does (T + 1 of each); reward (T);
+    instruction; length (on the CPU).
     """
     N, T, A = task.num_envs, task.max_steps, int(task.single_action_space.n)
     to = functools.partial(torch.as_tensor, device=z.device)
-    ends = task.actions[-1] == "end"
     batch, info = task.reset(options=options)
     seen, i = batch["observation"], to(batch["instruction"])
     observation = np.zeros((N, T + 1, *seen.shape[1:]), seen.dtype)
-    observation[:, 0], length = seen, torch.zeros(N, dtype=torch.long)
-    before, reward = np.full((N, T + 1), A), np.zeros((N, T), np.float32)
-    done, one = np.zeros(N, bool), torch.ones_like(length)
-    for t in range(T):
-        now = to(observation[:, t, None]), to(before[:, t, None]), one
+    before, reward = np.zeros((N, T + 1), int), np.zeros((N, T), np.float32)
+    length, done, frames = torch.zeros(N, dtype=int), np.zeros(N, bool), []
+    before[:, 0], ends = A, task.actions[-1] == "end"
+    for t in range(T + 1):
+        observation[:, t] = batch["observation"]
+        if task.render_mode:
+            frames.append(task.render())
+        if t == T or done.all():
+            break
+        now = {"observation": to(observation[:, t, None]), "instruction": i}
+        now["before"] = to(before[:, t, None])
         with torch.no_grad():
-            q, state = policy(*now, i, z, state)
+            q, state = policy(now, torch.ones_like(length), z, state)
         # An "end" drawn at random is drawn again, lest all episodes be short.
         random, again = rng.integers(A, size=(2, N))
         random = np.where(ends & (random == A - 1), again, random)
@@ -243,12 +233,11 @@ def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
         action = np.where(rng.random(N) < epsilon, random, greedy)
         length += torch.as_tensor(~done)
         batch, reward[:, t], done, _, info = task.step(action)
-        observation[:, t + 1], before[:, t + 1] = batch["observation"], action
-        if done.all():
-            break
+        before[:, t + 1] = action
     steps = {"observation": observation, "before": before, "reward": reward}
+    if frames:
+        steps["frames"] = np.stack(frames, 1)  # (N, up to T + 1, H, W, 3)
     steps = {name: to(value) for name, value in steps.items()}
-    steps["action"] = steps["before"][:, 1:] % A  # "none" is in padding only
     return steps | {"instruction": i, "length": length}, info
 
 
@@ -276,26 +265,20 @@ class RL2(nn.Module):
 
     def forward(self, steps, length, state=(None, None)):
         """Q (T + 1, B, A), 0 from t = length on, and the memory then."""
-        before = steps["before"]
-        no_z = before.new_zeros(len(before), 0, dtype=torch.float)
-        inputs = steps["observation"], before, length, steps["instruction"]
-        q, (lstm, _) = self.policy(*inputs, no_z, state)
+        no_z = self.policy.attention.weight.new_zeros(len(length), 0)
+        q, (lstm, _) = self.policy(steps, length, no_z, state)
         return q, (lstm, None)
 
 
-def losses(agent, target, trials, args):
+def losses(agent, target, exp, exe, args):
     """{name: scalar} of what a batch of replayed trials teaches."""
-    exp, exe = (
-        {name[4:]: x for name, x in trials.items() if name[:4] == prefix}
-        for prefix in ("exp_", "exe_")
-    )
 
     def both(net):
-        """Q (T, B, A) of both episodes; the memory is carried across."""
+        """Q (T + 1, B, A) of both episodes; the memory is carried across."""
         q_exp, state = net(exp, exp["length"] + 1)
         q_exe, _ = net(exe, exe["length"], state)
         taken = torch.arange(len(q_exp))[:, None] < exp["length"]
-        return (q_exp * taken.to(q_exp.device)[..., None])[:-1], q_exe[:-1]
+        return q_exp * taken.to(q_exp.device)[..., None], q_exe
 
     q_exp, q_exe = both(agent)
     with torch.no_grad():
@@ -305,50 +288,49 @@ def losses(agent, target, trials, args):
 
     # Exploration earns, with its last action, what execution is then worth;
     # no discount on the way, which would reward cutting it short.
-    last = torch.arange(len(q_exp))[:, None] == exp["length"] - 1
+    last = torch.arange(1, len(q_exp))[:, None] == exp["length"]
     reward = start * last.to(start.device)
     inputs = q_exp, target_exp, exp, reward, 1.0, args
     return {"execution": execution, "exploration": td_loss(*inputs)[0]}
 
 
 def trial(agent, task, problem, instruction, epsilons, rng):
-    """A trial in each copy; what the replay keeps, and the last info."""
-    mu = torch.as_tensor(problem)
-    no_z = torch.zeros(len(mu), 0, device=agent.policy.attention.weight.device)
+    """Both episodes {name: (N, ...)}, and what exploration has found."""
     options = {"problem": problem, "instruction": "none"}
+    no_z = agent.policy.attention.weight.new_zeros(len(problem), 0)
     inputs = task, options, agent.policy, no_z
     exp, info = rollout(*inputs, epsilons[0], rng)
+    found = {name: x for name, x in info.items() if name not in options}
+    exp["problem"] = torch.as_tensor(problem)
     with torch.no_grad():
         _, state = agent(exp, exp["length"] + 1)
     options["instruction"] = instruction
     exe, _ = rollout(*inputs, epsilons[1], rng, state)
-    trials = {"problem": mu}
-    trials |= {"exp_" + name: value for name, value in exp.items()}
-    trials |= {"exe_" + name: value for name, value in exe.items()}
-    return trials, {k: v for k, v in info.items() if k not in options}
+    return exp, exe, found
 
 
 def evaluate(agent, args, final=False):
     """A row of progress.csv, and the meta-test trials that it tells of."""
-    task = make(args, 1, "test")
-    groups = {"test_return": task.pairs()} | task.groups()
+    task, row = make(args, 1, "test"), {}
     repeats = 1 if task.exhaustive else 84 if final else 17
-    groups = {name: np.tile(p, (repeats, 1)) for name, p in groups.items()}
-    group = np.repeat([*groups], [len(pairs) for pairs in groups.values()])
-    pairs = np.concatenate([*groups.values()])
-    copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
-    copies.reset(seed=0)
-    trials, found = trial(agent, copies, *pairs.T, (0.0, 0.0), rng)
-    returns = trials["exe_reward"].sum(1, dtype=torch.float64).cpu().numpy()
-    row = {name: returns[group == name].mean() for name in groups}
-    tested = group == "test_return"
-    error = returns[tested].std() / tested.sum() ** 0.5
+
+    def play(name, pairs):
+        pairs = np.tile(pairs, (repeats, 1))
+        copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
+        copies.reset(seed=0)
+        exp, exe, found = trial(agent, copies, *pairs.T, (0.0, 0.0), rng)
+        returns = exe["reward"].double().sum(1)
+        row[name] = returns.mean()
+        return exp, exe, found, returns.std(correction=0) / len(pairs) ** 0.5
+
+    exp, exe, found, error = play("test_return", task.pairs())
     row["test_return_se"] = 0.0 if task.exhaustive else error
-    row["optimal_return"] = task.optimal_return(*pairs[tested].T).mean()
-    row["exploration_steps"] = trials["exp_length"][tested].double().mean()
-    row |= {name: value[tested].mean() for name, value in found.items()}
-    row = {name: float(value) for name, value in row.items()}
-    return row, {name: x[tested].cpu() for name, x in trials.items()}
+    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
+    row["exploration_steps"] = exp["length"].double().mean()
+    row |= {name: value.mean() for name, value in found.items()}
+    for name, pairs in task.groups().items():
+        play(name, pairs)
+    return {name: float(x) for name, x in row.items()}, exp, exe
 
 
 # --- shared: command line and run directory ---------------------------------
@@ -419,8 +401,10 @@ def save_trials(run):
         stop(f"--eval: {run} holds no finished run: {error}")
     agent = RL2(make(args, 1, "test"), args)
     agent.load_state_dict(weights)
-    row, trials = evaluate(agent, args, final=True)
-    np.savez_compressed(run / "episodes.npz", **trials)
+    row, exp, exe = evaluate(agent, args, final=True)
+    exp = {"exp_" + name: x for name, x in exp.items()}
+    exe = {"exe_" + name: x for name, x in exe.items()}
+    np.savez_compressed(run / "episodes.npz", **exp, **exe)
     say(args, last | row)
 
 
@@ -434,7 +418,7 @@ def train(args, run):
     parameters, lr = agent.parameters(), args.learning_rate
     optimizer = torch.optim.Adam(parameters, lr, fused=True)
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
-    replay, logged, row = {}, defaultdict(list), None
+    replays, logged, row = ({}, {}), defaultdict(list), None
     steps = trials = updates = next_evaluation = seconds = 0
     file = open(run / "progress.csv", "w", newline="")
     bar = tqdm(total=args.total_steps, unit=" steps")
@@ -444,16 +428,20 @@ def train(args, run):
             # EXPLORE, then EXECUTE with the same memory
             epsilons = rng.permutation(spread), spread
             mu = rng.choice(task.problems["train"], args.num_envs)
-            new, _ = trial(agent, task, mu, None, epsilons, rng)
-            store(replay, new, trials, args.replay)
+            new = trial(agent, task, mu, None, epsilons, rng)
+            for replay, episodes in zip(replays, new):
+                store(replay, episodes, trials, args.replay)
+                steps += int(episodes["length"].sum())
             trials += args.num_envs
-            steps += int(new["exp_length"].sum() + new["exe_length"].sum())
 
             # UPDATE
             for _ in range(args.updates):
                 batch = torch.randint(min(trials, args.replay), (args.batch,))
-                batch = {name: x[batch] for name, x in replay.items()}
-                loss = losses(agent, target, batch, args)
+                exp, exe = (
+                    {name: x[batch] for name, x in replay.items()}
+                    for replay in replays
+                )
+                loss = losses(agent, target, exp, exe, args)
                 optimizer.zero_grad()
                 sum(loss.values()).backward()
                 nn.utils.clip_grad_norm_(agent.parameters(), 10.0, foreach=True)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def setting(env="map", batch=12, **changes):
-    """Untrained networks, a batch of trials, their z and distances."""
+    """Untrained networks, and the episodes of a batch of trials."""
     torch.manual_seed(0)
     args = dream.Args(env=env, **(dream.DEFAULTS[env] | changes))
     task, rng = dream.make(args, batch, "train"), np.random.default_rng(0)
@@ -31,35 +31,26 @@ def setting(env="map", batch=12, **changes):
     mu = rng.choice(task.problems["train"], batch)
     from_id, epsilons = rng.random(batch) < 0.5, (0.9, 0.9)
     inputs = agent, task, mu, None, from_id, args, epsilons, rng
-    trials, more, _ = dream.trial(*inputs)
-    return args, agent, target, trials, more["z"], more["distance"]
+    exp, exe, _ = dream.trial(*inputs)
+    return args, agent, target, exp, exe
 
 
-def episode(trials, prefix, k, ends):
-    """One stored episode's steps, each (L, ...)."""
-    steps = trials[prefix + "length"][k] + ends
-    names = "observation", "before"
-    return [trials[prefix + name][k, :steps] for name in names]
-
-
-def unroll(net, observation, before, *context):
+def unroll(net, steps, b, ends, *z):
     """A recurrent network step by step, one episode alone: (L, ...)."""
     outputs, state, one = [], (None, None), torch.tensor([1])
-    for seen, action in zip(observation, before):
-        now = seen[None, None], action[None, None], one
-        if context:
-            out, state = net(*now, *context, state)
-            outputs.append(out[0, 0])
-        else:
-            x, _, state = net(*now, state)
-            outputs.append(x.data[0])
+    for t in range(steps["length"][b] + ends):
+        names = "observation", "before"
+        now = {name: steps[name][b, t][None, None] for name in names}
+        now["instruction"] = steps["instruction"][b, None]
+        *out, state = net(now, one, *z, state)
+        outputs.append(out[0][0, 0] if z else out[0].data[0])
     return torch.stack(outputs)
 
 
-def decode(agent, trials, b):
+def decode(agent, exp, b):
     """|f - g(tau_:t)|^2 and g(tau_:t) of every prefix of a trial."""
-    g = agent.z(unroll(agent.g, *episode(trials, "exp_", b, 1)))
-    return ((agent.f(trials["problem"][b]) - g) ** 2).sum(1), g
+    g = agent.z(unroll(agent.g, exp, b, 1))
+    return ((agent.f(exp["problem"][b]) - g) ** 2).sum(1), g
 
 
 def captured(monkeypatch, *inputs):
@@ -76,12 +67,12 @@ def captured(monkeypatch, *inputs):
 
 @pytest.mark.parametrize("env", ["map", "cooking"])
 def test_exploration_reward_is_its_equation(monkeypatch, env):
-    args, agent, target, trials, _, distance = setting(env)
-    inputs = agent, target, trials, args
+    args, agent, target, exp, exe = setting(env)
+    inputs = agent, target, exp, exe, args
     _, (_, (steps, reward, z)) = captured(monkeypatch, *inputs)
     assert z.shape == (12, 0) and not reward.requires_grad
     for b, length in enumerate(steps["length"]):
-        d, _ = decode(agent, trials, b)
+        d, _ = decode(agent, exp, b)
         r = d[:-1] - d[1:] - args.cost
         assert len(r) == length
         close = dict(rtol=1e-4, atol=1e-4)
@@ -89,14 +80,15 @@ def test_exploration_reward_is_its_equation(monkeypatch, env):
         # It telescopes: information gained, less the price of the steps.
         gained = d[0] - d[-1] - args.cost * length
         torch.testing.assert_close(reward[:, b].sum(), gained, **close)
-        before = distance[b, : length + 1]
+        before = exp["distance"][b, : length + 1]
         torch.testing.assert_close(before, d.detach(), **close)
+        torch.testing.assert_close(exp["reward"][b], reward[:, b], **close)
 
 
 def test_decoder_loss_is_over_every_prefix():
-    args, agent, target, trials, _, _ = setting()
-    loss = dream.losses(agent, target, trials, args)["decoder"]
-    errors = torch.cat([decode(agent, trials, b)[0] for b in range(12)])
+    args, agent, target, exp, exe = setting()
+    loss = dream.losses(agent, target, exp, exe, args)["decoder"]
+    errors = torch.cat([decode(agent, exp, b)[0] for b in range(12)])
     torch.testing.assert_close(loss, errors.mean())
 
 
@@ -109,8 +101,8 @@ def gradients(loss, module):
 
 
 def test_which_loss_teaches_what():
-    args, agent, target, trials, _, _ = setting()
-    loss = dream.losses(agent, target, trials, args)
+    args, agent, target, exp, exe = setting()
+    loss = dream.losses(agent, target, exp, exe, args)
     taught = {
         (name, part)
         for name in loss
@@ -131,30 +123,27 @@ def test_which_loss_teaches_what():
 
 
 def test_z_is_from_the_id_or_from_exploration(monkeypatch):
-    args, agent, target, trials, played, _ = setting(noise=0.0)
-    inputs = agent, target, trials, args
+    args, agent, target, exp, exe = setting(noise=0.0)
+    inputs = agent, target, exp, exe, args
     _, ((_, _, z), _) = captured(monkeypatch, *inputs)
-    for b, from_id in enumerate(trials["from_id"]):
-        f, g = agent.f(trials["problem"][b]), decode(agent, trials, b)[1][-1]
+    for b, from_id in enumerate(exe["from_id"]):
+        f, g = agent.f(exp["problem"][b]), decode(agent, exp, b)[1][-1]
         torch.testing.assert_close(z[b], f if from_id else g)
-        torch.testing.assert_close(played[b], z[b].detach())
+        torch.testing.assert_close(exe["z"][b], z[b].detach())
 
 
 @pytest.mark.parametrize("peng", [0.0, 0.5])
 def test_q_loss_against_a_slow_loop(peng):
     """Each target as the mixture of n-step returns that it stands for."""
     changes = {"lam": 0.6, "gamma": 0.9, "peng": peng}
-    args, agent, target, trials, _, _ = setting(**changes)
+    args, agent, target, _, exe = setting(**changes)
     z = torch.randn(12, args.hidden)
-    steps = {k[4:]: x for k, x in trials.items() if k.startswith("exe_")}
     policies = agent.execution, target.execution
-    loss = dream.q_loss(*policies, steps, steps["reward"].T, z, args)
+    loss = dream.q_loss(*policies, exe, exe["reward"].T, z, args)
     errors, traces = [], 0
     for b in range(12):
-        i = trials["exe_instruction"][b, None]
-        inputs = *episode(trials, "exe_", b, 0), i, z[b, None]
-        q, target_q = unroll(policies[0], *inputs), unroll(policies[1], *inputs)
-        action, r = trials["exe_action"][b], trials["exe_reward"][b]
+        q, target_q = (unroll(net, exe, b, 0, z[b, None]) for net in policies)
+        action, r = exe["before"][b, 1:], exe["reward"][b]
         T = len(q)
         for t in range(T):
             total, weight = 0, 1
@@ -175,15 +164,13 @@ def test_q_loss_against_a_slow_loop(peng):
 
 @pytest.mark.parametrize("env", ["map", "coupling"])
 def test_padding_never_changes_a_loss(env):
-    args, agent, target, trials, _, _ = setting(env, noise=0.0)
-    before = dream.losses(agent, target, trials, args)
-    for prefix in ("exp_", "exe_"):
-        length = trials[prefix + "length"]
-        for name in ("observation", "before", "action"):
-            value = trials[prefix + name]
-            end = length[:, None] + (name in ("observation", "before"))
+    args, agent, target, exp, exe = setting(env, noise=0.0)
+    before = dream.losses(agent, target, exp, exe, args)
+    for steps in (exp, exe):
+        for name in ("observation", "before"):
+            value, end = steps[name], steps["length"][:, None] + 1
             value[torch.arange(value.shape[1]) >= end] = 1
-    after = dream.losses(agent, target, trials, args)
+    after = dream.losses(agent, target, exp, exe, args)
     assert before == after
 
 
@@ -196,8 +183,8 @@ def test_replay_keeps_the_latest_trials():
 
 
 def test_the_id_never_reaches_meta_test(monkeypatch):
-    args, agent, _, _, _, _ = setting()
-    _, honest = dream.evaluate(agent, args)
+    args, agent, _, _, _ = setting()
+    _, *honest = dream.evaluate(agent, args)
     sensed = envs.Task._sensed
 
     def garbled(task):
@@ -206,13 +193,13 @@ def test_the_id_never_reaches_meta_test(monkeypatch):
 
     monkeypatch.setattr(envs.Task, "_sensed", garbled)
     torch.nn.init.normal_(agent.f.weight)
-    _, other = dream.evaluate(agent, args)
-    for name in ("exp_action", "exe_action", "z"):
-        assert (honest[name] == other[name]).all()
+    _, *other = dream.evaluate(agent, args)
+    for part, name in ((0, "before"), (1, "before"), (1, "z")):
+        assert (honest[part][name] == other[part][name]).all()
     # The test can fail: the actions do depend on z.
     torch.nn.init.normal_(agent.z.weight)
-    _, changed = dream.evaluate(agent, args)
-    assert (changed["exe_action"] != honest["exe_action"]).any()
+    _, _, changed = dream.evaluate(agent, args)
+    assert (changed["before"] != honest[1]["before"]).any()
 
 
 def run(*arguments):
@@ -302,10 +289,10 @@ def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
     evaluated = run("--eval", directory)
     assert evaluated.stdout == first.stdout
     trials = np.load(directory / "episodes.npz")
-    assert len(trials["problem"]) == 24 * 4
-    gained = trials["distance"][:, 0] - trials["exp_reward"].sum(1)
-    length = trials["exp_length"]
-    left = trials["distance"][np.arange(96), length] + 0.02 * length
+    assert len(trials["exp_problem"]) == 24 * 4
+    distance, length = trials["exp_distance"], trials["exp_length"]
+    gained = distance[:, 0] - trials["exp_reward"].sum(1)
+    left = distance[np.arange(96), length] + 0.02 * length
     np.testing.assert_allclose(gained, left, rtol=1e-3, atol=1e-4)
     film = np.load(directory / "film.npz")
     assert film["exp_frames"].shape[:2] == (4, film["exp_length"].max() + 1)

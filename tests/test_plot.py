@@ -29,19 +29,19 @@ def write_seed(results, method, env, seed, steps, returns, optimum=0.8):
 
 
 def make_run(run, env="map", **changes):
-    """Three trials of two instructions; episodes of 3 and 2 steps of 4."""
+    """A trial of each of two instructions; episodes of 3 and 2 steps of 4."""
     rng = np.random.default_rng(0)
     arrays = {
-        "frames_of": [2, 0], "actions": ["left", "ride", "end"],
-        "instructions": ["here", "there"], "distance": rng.random((3, 5)),
+        "actions": ["left", "ride", "end"], "instructions": ["here", "there"],
+        "exp_distance": rng.random((2, 5)),
     }
     for kind, length in (("exp", 3), ("exe", 2)):
         arrays |= {
             kind + "_frames": rng.integers(256, size=(2, 5, 36, 36, 3)),
-            kind + "_length": np.full(3, length),
-            kind + "_action": rng.integers(3, size=(3, 4)),
-            kind + "_reward": rng.random((3, 4)),
-            kind + "_observation": rng.integers(9, size=(3, 5, 3)),
+            kind + "_length": np.full(2, length),
+            kind + "_before": rng.integers(3, size=(2, 5)),
+            kind + "_reward": rng.random((2, 4)),
+            kind + "_observation": rng.integers(9, size=(2, 5, 3)),
         }
     for name in ("exp_frames", "exe_frames"):
         arrays[name] = arrays[name].astype(np.uint8)
@@ -200,11 +200,11 @@ def test_episode_as_film_and_gif(tmp_path):
 
 
 def test_captions_path_and_steps_shown(tmp_path):
-    cells = np.array([[[4, 4], [4, 5], [0, 7], [0, 8], [0, 0]]] * 3)
-    reward = np.tile([-0.1, -0.1, 1.0, np.nan], (3, 1))
-    action = np.array([[0, 1, 2, 0]] * 3)
+    cells = np.array([[[4, 4], [4, 5], [0, 7], [0, 8], [0, 0]]] * 2)
+    reward = np.tile([-0.1, -0.1, 1.0, np.nan], (2, 1))
+    before = np.array([[3, 0, 1, 2, 0]] * 2)
     changes = {"exp_observation": cells, "exp_reward": reward}
-    run = make_run(tmp_path / "run", exp_action=action, **changes)
+    run = make_run(tmp_path / "run", exp_before=before, **changes)
     env, _, a = plot.load(run, "film.npz", *plot.PICTURED)
     _, axes = plot.plt.subplots(1, 3)
     plot.strip(axes, env, a, "exp", 0)
@@ -225,7 +225,7 @@ def test_exploration_shows_the_stored_numbers(tmp_path, monkeypatch):
     plot.exploration(run)
     top, middle, *_ = drawn[0].axes
     with np.load(run / "film.npz") as file:
-        reward, distance = file["exp_reward"][2], file["distance"][2]
+        reward, distance = file["exp_reward"][0], file["exp_distance"][0]
     assert_allclose([bar.get_height() for bar in top.patches], reward[:3])
     assert_allclose(middle.lines[0].get_ydata(), distance[:4])
 
@@ -234,7 +234,8 @@ def test_bottleneck_states_the_shares(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plot, "save", lambda figure, *_: drawn.append(figure))
     z, problem = (np.repeat(x, 4, 0) for x in (code(TEST, 0, 1), TEST))
-    arrays = {"f": code(TRAIN), "f_problem": TRAIN, "z": z, "problem": problem}
+    arrays = {"f": code(TRAIN), "f_problem": TRAIN}
+    arrays |= {"exe_z": z, "exp_problem": problem}
     plot.bottleneck(make_run(tmp_path / "run", "distracting-bus", **arrays))
     titles = [ax.get_title() for ax in drawn[0].axes]
     assert "f(μ)" in titles[0] and "100% of useful" in titles[0]
@@ -270,10 +271,10 @@ def test_bad_input_is_told_in_one_line(tmp_path, capsys):
     assert "exe_frames" in error_of(capsys, plot.episode, run)
     (run / "film.npz").write_bytes(b"PK\3\4 torn off")
     assert "--eval" in error_of(capsys, plot.episode, run)
-    unknown = make_run(tmp_path / "a", exp_reward=np.full((3, 4), np.nan))
+    unknown = make_run(tmp_path / "a", exp_reward=np.full((2, 4), np.nan))
     assert "f(mu)" in error_of(capsys, plot.exploration, unknown)
-    arrays = {"f": code(TRAIN), "f_problem": TRAIN, "z": code(TRAIN)}
-    wrong = make_run(tmp_path / "b", problem=TRAIN, **arrays)
+    arrays = {"f": code(TRAIN), "f_problem": TRAIN, "exe_z": code(TRAIN)}
+    wrong = make_run(tmp_path / "b", exp_problem=TRAIN, **arrays)
     assert "distracting-bus" in error_of(capsys, plot.bottleneck, wrong)
 
 
