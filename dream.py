@@ -134,7 +134,7 @@ class Memory(nn.Module):
     def forward(self, steps, length, state=(None, None)):
         """What is known at the steps t < length (B,), packed: (R, 2 * hidden).
 
-        Also the trial of each of the R rows, and the state.
+        Also their places b * T + t, (R,), and the state.
         """
         pack = functools.partial(pack_padded_sequence, enforce_sorted=False)
         before = steps["before"].T  # (T, B)
@@ -148,7 +148,7 @@ class Memory(nn.Module):
         x = s + s * torch.cat([last, s[:-1]]) + self.before(before[: len(s)])
         x, lstm = self.lstm(pack(x, length), lstm)
         x = x._replace(data=torch.cat([x.data, self.direct * now], 1))
-        return x, rows.data // len(before), (lstm, s[-1:])
+        return x, rows.data, (lstm, s[-1:])
 
 
 class QNetwork(nn.Module):
@@ -174,8 +174,10 @@ class QNetwork(nn.Module):
 
     def forward(self, steps, length, z, state=(None, None)):
         """Q (T, B, A), 0 from t = length (B,) on, given z (B, Z); the state."""
-        x, trial, state = self.memory(steps, length, state)
-        z, tokens = z[trial], self.instruction(steps["instruction"])[trial]
+        x, places, state = self.memory(steps, length, state)
+        T = steps["before"].shape[1]
+        tokens = self.instruction(steps["instruction"])[places // T]
+        z = z[places // T]
         # What to do next hangs on one token, which the past tells; the value
         # of doing it on all.
         weight = self.attention(x.data).softmax(1)[..., None]
@@ -183,7 +185,6 @@ class QNetwork(nn.Module):
         v = self.value(torch.cat([x.data, tokens.flatten(1), z], 1))
         a = self.advantage(torch.cat([x.data, token, z], 1))
         q = x._replace(data=v + a - a.mean(1, keepdim=True))
-        T = steps["before"].shape[1]
         return pad_packed_sequence(q, total_length=T)[0], state
 
 
@@ -403,8 +404,9 @@ def make(args, num_envs, split, **kwargs):
     return gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
 
 
-def open_run(args, method):
+def open_run(args):
     """Make the run directory, with config.json."""
+    method = Path(__file__).stem.strip("_")
     run = args.run_dir or Path("runs", method, args.env, str(args.seed))
     git = f"git -C '{Path(__file__).resolve().parent}' rev-parse HEAD"
     status, commit = subprocess.getstatusoutput(git)
@@ -549,6 +551,6 @@ if __name__ == "__main__":
     except gymnasium.error.DependencyNotInstalled as error:
         stop(error)  # OpenGL
     if args.eval is None:
-        train(args, open_run(args, "dream"))
+        train(args, open_run(args))
     else:
         save_trials(args.eval)

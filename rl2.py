@@ -128,7 +128,7 @@ class Memory(nn.Module):
     def forward(self, steps, length, state=(None, None)):
         """What is known at the steps t < length (B,), packed: (R, 2 * hidden).
 
-        Also the trial of each of the R rows, and the state.
+        Also their places b * T + t, (R,), and the state.
         """
         pack = functools.partial(pack_padded_sequence, enforce_sorted=False)
         before = steps["before"].T  # (T, B)
@@ -142,7 +142,7 @@ class Memory(nn.Module):
         x = s + s * torch.cat([last, s[:-1]]) + self.before(before[: len(s)])
         x, lstm = self.lstm(pack(x, length), lstm)
         x = x._replace(data=torch.cat([x.data, self.direct * now], 1))
-        return x, rows.data // len(before), (lstm, s[-1:])
+        return x, rows.data, (lstm, s[-1:])
 
 
 class QNetwork(nn.Module):
@@ -168,8 +168,10 @@ class QNetwork(nn.Module):
 
     def forward(self, steps, length, z, state=(None, None)):
         """Q (T, B, A), 0 from t = length (B,) on, given z (B, Z); the state."""
-        x, trial, state = self.memory(steps, length, state)
-        z, tokens = z[trial], self.instruction(steps["instruction"])[trial]
+        x, places, state = self.memory(steps, length, state)
+        T = steps["before"].shape[1]
+        tokens = self.instruction(steps["instruction"])[places // T]
+        z = z[places // T]
         # What to do next hangs on one token, which the past tells; the value
         # of doing it on all.
         weight = self.attention(x.data).softmax(1)[..., None]
@@ -177,7 +179,6 @@ class QNetwork(nn.Module):
         v = self.value(torch.cat([x.data, tokens.flatten(1), z], 1))
         a = self.advantage(torch.cat([x.data, token, z], 1))
         q = x._replace(data=v + a - a.mean(1, keepdim=True))
-        T = steps["before"].shape[1]
         return pad_packed_sequence(q, total_length=T)[0], state
 
 
@@ -251,86 +252,24 @@ def store(replay, trials, count, capacity):
 
 
 # --- end of shared ----------------------------------------------------------
-class RL2(nn.Module):
-    """Q of the whole trial.
-
-    An action before that is "none" marks the beginning of an episode.
-    """
+class Agent(nn.Module):
+    """RL^2: Q(tau_:t, i, .), where tau is the whole trial so far."""
 
     def __init__(self, task, args):
         super().__init__()
         spaces = task.single_observation_space.spaces
-        sizes = spaces, int(task.single_action_space.n), args.hidden
-        self.policy = QNetwork(*sizes, z_size=0)
+        num_actions = int(task.single_action_space.n)
+        self.policy = QNetwork(spaces, num_actions, args.hidden, z_size=0)
 
     def forward(self, steps, length, state=(None, None)):
-        """Q (T + 1, B, A), 0 from t = length on, and the memory then."""
+        """Q (T, B, A), 0 from t = length (B,) on, and the state."""
         no_z = self.policy.attention.weight.new_zeros(len(length), 0)
-        q, (lstm, _) = self.policy(steps, length, no_z, state)
-        return q, (lstm, None)
+        return self.policy(steps, length, no_z, state)
 
 
 def losses(agent, target, exp, exe, args):
     """{name: scalar} of what a batch of replayed trials teaches."""
-
-    def both(net):
-        """Q (T + 1, B, A) of both episodes; the memory is carried across."""
-        q_exp, state = net(exp, exp["length"] + 1)
-        q_exe, _ = net(exe, exe["length"], state)
-        taken = torch.arange(len(q_exp))[:, None] < exp["length"]
-        return q_exp * taken.to(q_exp.device)[..., None], q_exe
-
-    q_exp, q_exe = both(agent)
-    with torch.no_grad():
-        target_exp, target_exe = both(target)
-    inputs = q_exe, target_exe, exe, exe["reward"].T, args.gamma, args
-    execution, start = td_loss(*inputs)
-
-    # Exploration earns, with its last action, what execution is then worth;
-    # no discount on the way, which would reward cutting it short.
-    last = torch.arange(1, len(q_exp))[:, None] == exp["length"]
-    reward = start * last.to(start.device)
-    inputs = q_exp, target_exp, exp, reward, 1.0, args
-    return {"execution": execution, "exploration": td_loss(*inputs)[0]}
-
-
-def trial(agent, task, problem, instruction, epsilons, rng):
-    """Both episodes {name: (N, ...)}, and what exploration has found."""
-    options = {"problem": problem, "instruction": "none"}
-    no_z = agent.policy.attention.weight.new_zeros(len(problem), 0)
-    inputs = task, options, agent.policy, no_z
-    exp, info = rollout(*inputs, epsilons[0], rng)
-    found = {name: x for name, x in info.items() if name not in options}
-    exp["problem"] = torch.as_tensor(problem)
-    with torch.no_grad():
-        _, state = agent(exp, exp["length"] + 1)
-    options["instruction"] = instruction
-    exe, _ = rollout(*inputs, epsilons[1], rng, state)
-    return exp, exe, found
-
-
-def evaluate(agent, args, final=False):
-    """A row of progress.csv, and the meta-test trials that it tells of."""
-    task, row = make(args, 1, "test"), {}
-    repeats = 1 if task.exhaustive else 84 if final else 17
-
-    def play(name, pairs):
-        pairs = np.tile(pairs, (repeats, 1))
-        copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
-        copies.reset(seed=0)
-        exp, exe, found = trial(agent, copies, *pairs.T, (0.0, 0.0), rng)
-        returns = exe["reward"].double().sum(1)
-        row[name] = returns.mean()
-        return exp, exe, found, returns.std(correction=0) / len(pairs) ** 0.5
-
-    exp, exe, found, error = play("test_return", task.pairs())
-    row["test_return_se"] = 0.0 if task.exhaustive else error
-    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
-    row["exploration_steps"] = exp["length"].double().mean()
-    row |= {name: value.mean() for name, value in found.items()}
-    for name, pairs in task.groups().items():
-        play(name, pairs)
-    return {name: float(x) for name, x in row.items()}, exp, exe
+    return q_losses(agent, target, exp, exe, args)
 
 
 # --- shared: command line and run directory ---------------------------------
@@ -357,8 +296,9 @@ def make(args, num_envs, split, **kwargs):
     return gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
 
 
-def open_run(args, method):
+def open_run(args):
     """Make the run directory, with config.json."""
+    method = Path(__file__).stem.strip("_")
     run = args.run_dir or Path("runs", method, args.env, str(args.seed))
     git = f"git -C '{Path(__file__).resolve().parent}' rev-parse HEAD"
     status, commit = subprocess.getstatusoutput(git)
@@ -389,6 +329,81 @@ def say(args, row):
 
 
 # --- end of shared ----------------------------------------------------------
+# --- shared: learning over the whole trial ----------------------------------
+def q_losses(agent, target, exp, exe, args):
+    """TD losses of both episodes of a batch of replayed trials."""
+
+    def both(net):
+        """Q (T + 1, B, A) of both episodes; the memory is carried across."""
+        q_exp, (lstm, _) = net(exp, exp["length"] + 1)
+        q_exe, _ = net(exe, exe["length"], (lstm, None))
+        taken = torch.arange(len(q_exp))[:, None] < exp["length"]
+        return q_exp * taken.to(q_exp.device)[..., None], q_exe
+
+    q_exp, q_exe = both(agent)
+    with torch.no_grad():
+        target_exp, target_exe = both(target)
+    inputs = q_exe, target_exe, exe, exe["reward"].T, args.gamma, args
+    execution, start = td_loss(*inputs)
+
+    # Exploration earns, with its last action, what execution is then worth;
+    # no discount on the way, which would reward cutting it short.
+    last = torch.arange(1, len(q_exp))[:, None] == exp["length"]
+    reward = start * last.to(start.device)
+    inputs = q_exp, target_exp, exp, reward, 1.0, args
+    return {"execution": execution, "exploration": td_loss(*inputs)[0]}
+
+
+def trial(agent, task, problem, instruction, by_id, epsilons, rng):
+    """Both episodes {name: (N, ...)}, and what exploration has found.
+
+    The memory goes on from one to the other; an action before that is "none"
+    marks the beginning. The id may be used where by_id (N,), in training.
+    """
+    no_z = next(agent.parameters()).new_zeros(len(problem), 0)
+    known = {"problem": problem, "by_id": by_id}
+    to = functools.partial(torch.as_tensor, device=no_z.device)
+    known = {name: to(x) for name, x in known.items()}
+
+    def policy(steps, length, _, state):
+        return agent(steps | known, length, state)
+
+    options = {"problem": problem, "instruction": "none"}
+    exp, info = rollout(task, options, policy, no_z, epsilons[0], rng)
+    found = {name: x for name, x in info.items() if name not in options}
+    with torch.no_grad():
+        _, (lstm, _) = agent(exp | known, exp["length"] + 1)
+    options["instruction"], state = instruction, (lstm, None)
+    exe, _ = rollout(task, options, policy, no_z, epsilons[1], rng, state)
+    return exp | known, exe | known, found
+
+
+def evaluate(agent, args, final=False):
+    """A row of progress.csv, and the meta-test trials that it tells of."""
+    task, row = make(args, 1, "test"), {}
+    repeats = 1 if task.exhaustive else 84 if final else 17
+
+    def play(name, pairs):
+        pairs = np.tile(pairs, (repeats, 1))
+        copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
+        copies.reset(seed=0)
+        no_id = np.zeros(len(pairs), bool)
+        inputs = agent, copies, *pairs.T, no_id, (0.0, 0.0), rng
+        exp, exe, found = trial(*inputs)
+        returns = exe["reward"].double().sum(1)
+        row[name] = returns.mean()
+        return exp, exe, found, returns.std(correction=0) / len(pairs) ** 0.5
+
+    exp, exe, found, error = play("test_return", task.pairs())
+    row["test_return_se"] = 0.0 if task.exhaustive else error
+    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
+    row["exploration_steps"] = exp["length"].double().mean()
+    row |= {name: value.mean() for name, value in found.items()}
+    for name, pairs in task.groups().items():
+        play(name, pairs)
+    return {name: float(x) for name, x in row.items()}, exp, exe
+
+
 def save_trials(run):
     """--eval: many test trials of a saved agent, into its episodes.npz."""
     try:
@@ -399,7 +414,7 @@ def save_trials(run):
         last = [*csv.DictReader((run / "progress.csv").open())][-1]
     except (OSError, ValueError, IndexError) as error:
         stop(f"--eval: {run} holds no finished run: {error}")
-    agent = RL2(make(args, 1, "test"), args)
+    agent = Agent(make(args, 1, "test"), args)
     agent.load_state_dict(weights)
     row, exp, exe = evaluate(agent, args, final=True)
     exp = {"exp_" + name: x for name, x in exp.items()}
@@ -413,7 +428,7 @@ def train(args, run):
     rng = np.random.default_rng(args.seed)
     task = make(args, args.num_envs, "train")
     task.reset(seed=args.seed)
-    agent = RL2(task, args).to(args.device)
+    agent = Agent(task, args).to(args.device)
     target = copy.deepcopy(agent)
     parameters, lr = agent.parameters(), args.learning_rate
     optimizer = torch.optim.Adam(parameters, lr, fused=True)
@@ -428,7 +443,8 @@ def train(args, run):
             # EXPLORE, then EXECUTE with the same memory
             epsilons = rng.permutation(spread), spread
             mu = rng.choice(task.problems["train"], args.num_envs)
-            new = trial(agent, task, mu, None, epsilons, rng)
+            by_id = rng.random(args.num_envs) < 0.5
+            new = trial(agent, task, mu, None, by_id, epsilons, rng)
             for replay, episodes in zip(replays, new):
                 store(replay, episodes, trials, args.replay)
                 steps += int(episodes["length"].sum())
@@ -450,7 +466,7 @@ def train(args, run):
                 if updates % args.target_every == 0:
                     target.load_state_dict(agent.state_dict())
                 for name, value in loss.items():
-                    logged[name].append(value.detach())
+                    logged[name + "_loss"].append(value.detach())
             if args.device == "cuda":
                 torch.cuda.synchronize()
             seconds += time.perf_counter() - began
@@ -463,9 +479,9 @@ def train(args, run):
                 row = {"env_steps": steps, "seconds": round(seconds, 2)}
                 row |= {"trials": trials, "updates": updates}
                 row |= evaluate(agent, args, final)[0]
-                for name in ("execution", "exploration"):
-                    mean = torch.tensor(logged.pop(name, [])).mean()
-                    row[name + "_loss"] = mean.item()
+                for name, values in logged.items():
+                    row[name] = torch.stack(values).mean().item()
+                logged.clear()
                 if file.tell() == 0:
                     csv.writer(file).writerow(row)
                 csv.writer(file).writerow(row.values())
@@ -476,6 +492,7 @@ def train(args, run):
         say(args, row)
 
 
+# --- end of shared ----------------------------------------------------------
 if __name__ == "__main__":
     args = parse()
     try:
@@ -483,6 +500,6 @@ if __name__ == "__main__":
     except gymnasium.error.DependencyNotInstalled as error:
         stop(error)  # OpenGL
     if args.eval is None:
-        train(args, open_run(args, "rl2"))
+        train(args, open_run(args))
     else:
         save_trials(args.eval)
