@@ -19,6 +19,7 @@ import copy
 import csv
 import functools
 import json
+import math
 import subprocess
 import sys
 import time
@@ -46,7 +47,7 @@ DEFAULTS = {  # all that differs between tasks
     "cooking": dict(total_steps=1_200_000, explore_after=20_000, cost=0.005),
     "sign-nav": dict(
         total_steps=1_000_000, explore_after=4_000, updates=16, batch=32,
-        replay=7_000, gamma=0.97, lam=0.7, peng=1.0, cost=0.0,
+        replay=7_000, gamma=0.97, lam=0.7, peng=1.0, cost=0.0, sticky=0.7,
     ),
 }
 
@@ -66,8 +67,10 @@ class Args:
     updates: int = 8  # gradient steps after num_envs trials
     batch: int = 64  # trials in a gradient step
     replay: int = 16_000  # trials in the replay
+    priority: float = 0.8  # of replayed trials: this power of their TD error
     explore_after: int = 5_000  # trials before pi_exp learns too
     epsilon: float = 0.15  # least random share; copies: geometric, from 1
+    sticky: float = 0.0  # share of random actions that repeat the last one
     learning_rate: float = 1e-3  # of Adam; four times that for f
     target_every: int = 50  # gradient steps between target network copies
     gamma: float = 0.99  # discount
@@ -92,7 +95,7 @@ class Args:
             self.device = "cuda" if gpu else "cpu"
 
 
-SHARES = "gamma", "lam", "peng", "epsilon"
+SHARES = "priority", "gamma", "lam", "peng", "epsilon", "sticky"
 MAY_BE_0 = *SHARES, "seed", "explore_after", "noise", "beta", "cost"
 
 
@@ -189,10 +192,10 @@ class QNetwork(nn.Module):
 
 
 def td_loss(q, target_q, steps, reward, gamma, args):
-    """Squared error of double Q-learning with Watkins's or Peng's Q(lambda).
+    """Squared errors of double Q-learning with Watkins's or Peng's Q(lambda).
 
     Q (T + 1, B, A), replayed steps, reward (T, B); both 0 from the end on.
-    Returns also what the start has turned out to be worth, (B,).
+    Returns the loss of each trial, and what its start has proved worth, (B,).
     """
     action, best = steps["before"][:, 1:].T, q.argmax(2)
     with torch.no_grad():
@@ -205,10 +208,10 @@ def td_loss(q, target_q, steps, reward, gamma, args):
             returns[t] = reward[t] + gamma * after
             after = torch.lerp(value[t], returns[t], trace[t])
     q = q[:-1].gather(2, action[..., None])[..., 0]
-    return ((q - returns) ** 2).sum() / steps["length"].sum(), after
+    return ((q - returns) ** 2).sum(0) / steps["length"].float().mean(), after
 
 
-def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
+def rollout(task, options, policy, z, epsilon, args, rng, state=(None, None)):
     """An epsilon-greedy episode in each of N copies, and its last info.
 
     Steps {name: (N, ...)}, padded: observation, the action before it, "none"
@@ -222,7 +225,7 @@ def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
     observation = np.zeros((N, T + 1, *seen.shape[1:]), seen.dtype)
     before, reward = np.zeros((N, T + 1), int), np.zeros((N, T), np.float32)
     length, done, frames = torch.zeros(N, dtype=int), np.zeros(N, bool), []
-    before[:, 0], ends = A, task.actions[-1] == "end"
+    before[:, 0], ends, random = A, task.actions[-1] == "end", 0
     for t in range(T + 1):
         observation[:, t] = batch["observation"]
         if task.render_mode:
@@ -234,8 +237,10 @@ def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
         with torch.no_grad():
             q, state = policy(now, torch.ones_like(length), z, state)
         # An "end" drawn at random is drawn again, lest all episodes be short.
-        random, again = rng.integers(A, size=(2, N))
-        random = np.where(ends & (random == A - 1), again, random)
+        new, again = rng.integers(A, size=(2, N))
+        new = np.where(ends & (new == A - 1), again, new)
+        repeats = (t > 0) & (rng.random(N) < args.sticky)
+        random = np.where(repeats, random, new)
         greedy = q[0].argmax(1).cpu().numpy()
         action = np.where(rng.random(N) < epsilon, random, greedy)
         length += torch.as_tensor(~done)
@@ -248,12 +253,11 @@ def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
     return steps | {"instruction": i, "length": length}, info
 
 
-def store(replay, trials, count, capacity):
-    """Put trials {name: (N, ...)} into the replay, in place of the oldest."""
-    for name, new in trials.items():
+def store(replay, episodes, slots, capacity):
+    """Put episodes {name: (N, ...)} into these slots (N,) of the replay."""
+    for name, new in episodes.items():
         if name not in replay:
             replay[name] = new.new_empty(capacity, *new.shape[1:])
-        slots = torch.arange(count, count + len(new)) % capacity
         replay[name][slots] = new
 
 
@@ -296,15 +300,15 @@ def q_loss(policy, target, steps, reward, z, args):
 
 
 def losses(agent, target, exp, exe, args, explore=True):
-    """{name: scalar} of what a batch of replayed trials teaches."""
+    """{name: (B,)} of what a batch of replayed trials teaches."""
     f = agent.f(exp["problem"])  # (B, Z)
     g, d, reward = agent.decode(f.detach(), exp, args.cost)
 
     # Decoder: -log q(z | tau_:t) for the z that the bottleneck keeps.
-    loss = {"decoder": d.sum() / (exp["length"] + 1).sum()}
+    loss = {"decoder": d.sum(0) / (exp["length"] + 1).float().mean()}
 
     # Bottleneck: KL(F(z | mu) || N(0, rho^2 I)), but for a constant factor.
-    loss["bottleneck"] = args.beta * (f**2).sum(1).mean()
+    loss["bottleneck"] = args.beta * (f**2).sum(1)
 
     # Execution: on z ~ F(z | mu) or z = g(tau), drawn once for each trial.
     noisy = f + args.noise * torch.randn_like(f)
@@ -330,14 +334,15 @@ def trial(agent, task, problem, instruction, from_id, args, epsilons, rng):
     with torch.no_grad():
         f = agent.f(mu)
         inputs = task, options, agent.exploration, f[:, :0]
-        exp, info = rollout(*inputs, epsilons[0], rng)
+        exp, info = rollout(*inputs, epsilons[0], args, rng)
         g, distance, reward = agent.decode(f, exp, args.cost)
     found = {name: x for name, x in info.items() if name not in options}
     exp |= {"problem": mu, "distance": distance.T, "reward": reward.T}
     noise = rng.normal(0, args.noise, f.shape).astype(np.float32)
     z = torch.where(from_id[:, None], f + to(noise), g)
     options["instruction"] = instruction
-    exe, _ = rollout(task, options, agent.execution, z, epsilons[1], rng)
+    inputs = task, options, agent.execution, z
+    exe, _ = rollout(*inputs, epsilons[1], args, rng)
     return exp, exe | {"from_id": from_id, "z": z}, found
 
 
@@ -485,6 +490,7 @@ def train(args, run):
     optimizer = torch.optim.Adam(groups, args.learning_rate, fused=True)
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
     replays, logged, row = ({}, {}), defaultdict(list), None
+    priority = torch.ones(args.replay, device=args.device)
     steps = trials = updates = next_evaluation = seconds = 0
     file = open(run / "progress.csv", "w", newline="")
     bar = tqdm(total=args.total_steps, unit=" steps")
@@ -497,19 +503,25 @@ def train(args, run):
             mu = rng.choice(task.problems["train"], args.num_envs)
             from_id = rng.random(args.num_envs) < 0.5
             new = trial(agent, task, mu, None, from_id, args, epsilons, rng)
+            slots = torch.arange(trials, trials + args.num_envs) % args.replay
             for replay, episodes in zip(replays, new):
-                store(replay, episodes, trials, args.replay)
+                store(replay, episodes, slots, args.replay)
                 steps += int(episodes["length"].sum())
             trials += args.num_envs
+            priority[slots] = priority.max()
 
-            # UPDATE
-            for _ in range(args.updates):
-                batch = torch.randint(min(trials, args.replay), (args.batch,))
+            # UPDATE on trials that are likelier the larger their TD error
+            size = args.updates, args.batch
+            batches = priority[:trials].multinomial(math.prod(size), True)
+            for batch in batches.view(size).cpu():
                 exp, exe = (
                     {name: x[batch] for name, x in replay.items()}
                     for replay in replays
                 )
                 loss = losses(agent, target, exp, exe, args, explore)
+                td = loss["execution"] + loss.get("exploration", 0)
+                priority[batch] = (td.detach() + 1e-6) ** (args.priority / 2)
+                loss = {name: value.mean() for name, value in loss.items()}
                 optimizer.zero_grad()
                 sum(loss.values()).backward()
                 nn.utils.clip_grad_norm_(agent.parameters(), 10.0, foreach=True)

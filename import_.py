@@ -18,6 +18,7 @@ import copy
 import csv
 import functools
 import json
+import math
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ DEFAULTS = {  # all that differs between tasks
     "cooking": dict(total_steps=1_200_000),
     "sign-nav": dict(
         total_steps=1_000_000, updates=16, batch=32, replay=7_000, gamma=0.97,
-        lam=0.7, peng=1.0,
+        lam=0.7, peng=1.0, sticky=0.7,
     ),
 }
 
@@ -65,7 +66,9 @@ class Args:
     updates: int = 8  # gradient steps after num_envs trials
     batch: int = 64  # trials in a gradient step
     replay: int = 16_000  # trials in the replay
+    priority: float = 0.8  # of replayed trials: this power of their TD error
     epsilon: float = 0.15  # least random share; copies: geometric, from 1
+    sticky: float = 0.0  # share of random actions that repeat the last one
     learning_rate: float = 1e-3  # of Adam
     target_every: int = 50  # gradient steps between target network copies
     gamma: float = 0.99  # discount
@@ -88,7 +91,7 @@ class Args:
             self.device = "cuda" if gpu else "cpu"
 
 
-SHARES = "gamma", "lam", "peng", "epsilon"
+SHARES = "priority", "gamma", "lam", "peng", "epsilon", "sticky"
 MAY_BE_0 = *SHARES, "seed"
 
 
@@ -185,10 +188,10 @@ class QNetwork(nn.Module):
 
 
 def td_loss(q, target_q, steps, reward, gamma, args):
-    """Squared error of double Q-learning with Watkins's or Peng's Q(lambda).
+    """Squared errors of double Q-learning with Watkins's or Peng's Q(lambda).
 
     Q (T + 1, B, A), replayed steps, reward (T, B); both 0 from the end on.
-    Returns also what the start has turned out to be worth, (B,).
+    Returns the loss of each trial, and what its start has proved worth, (B,).
     """
     action, best = steps["before"][:, 1:].T, q.argmax(2)
     with torch.no_grad():
@@ -201,10 +204,10 @@ def td_loss(q, target_q, steps, reward, gamma, args):
             returns[t] = reward[t] + gamma * after
             after = torch.lerp(value[t], returns[t], trace[t])
     q = q[:-1].gather(2, action[..., None])[..., 0]
-    return ((q - returns) ** 2).sum() / steps["length"].sum(), after
+    return ((q - returns) ** 2).sum(0) / steps["length"].float().mean(), after
 
 
-def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
+def rollout(task, options, policy, z, epsilon, args, rng, state=(None, None)):
     """An epsilon-greedy episode in each of N copies, and its last info.
 
     Steps {name: (N, ...)}, padded: observation, the action before it, "none"
@@ -218,7 +221,7 @@ def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
     observation = np.zeros((N, T + 1, *seen.shape[1:]), seen.dtype)
     before, reward = np.zeros((N, T + 1), int), np.zeros((N, T), np.float32)
     length, done, frames = torch.zeros(N, dtype=int), np.zeros(N, bool), []
-    before[:, 0], ends = A, task.actions[-1] == "end"
+    before[:, 0], ends, random = A, task.actions[-1] == "end", 0
     for t in range(T + 1):
         observation[:, t] = batch["observation"]
         if task.render_mode:
@@ -230,8 +233,10 @@ def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
         with torch.no_grad():
             q, state = policy(now, torch.ones_like(length), z, state)
         # An "end" drawn at random is drawn again, lest all episodes be short.
-        random, again = rng.integers(A, size=(2, N))
-        random = np.where(ends & (random == A - 1), again, random)
+        new, again = rng.integers(A, size=(2, N))
+        new = np.where(ends & (new == A - 1), again, new)
+        repeats = (t > 0) & (rng.random(N) < args.sticky)
+        random = np.where(repeats, random, new)
         greedy = q[0].argmax(1).cpu().numpy()
         action = np.where(rng.random(N) < epsilon, random, greedy)
         length += torch.as_tensor(~done)
@@ -244,12 +249,11 @@ def rollout(task, options, policy, z, epsilon, rng, state=(None, None)):
     return steps | {"instruction": i, "length": length}, info
 
 
-def store(replay, trials, count, capacity):
-    """Put trials {name: (N, ...)} into the replay, in place of the oldest."""
-    for name, new in trials.items():
+def store(replay, episodes, slots, capacity):
+    """Put episodes {name: (N, ...)} into these slots (N,) of the replay."""
+    for name, new in episodes.items():
         if name not in replay:
             replay[name] = new.new_empty(capacity, *new.shape[1:])
-        slots = torch.arange(count, count + len(new)) % capacity
         replay[name][slots] = new
 
 
@@ -293,11 +297,11 @@ class Agent(nn.Module):
 
 
 def losses(agent, target, exp, exe, args):
-    """{name: scalar} of what a batch of replayed trials teaches."""
+    """{name: (B,)} of what a batch of replayed trials teaches."""
     agent.policy.memory.gaps.clear()
     loss = q_losses(agent, target, exp, exe, args)
     gaps = torch.cat(agent.policy.memory.gaps)  # of both episodes, every step
-    return loss | {"embedding": args.pull * gaps.mean()}
+    return loss | {"embedding": args.pull * gaps}
 
 
 # --- shared: command line and run directory ---------------------------------
@@ -359,7 +363,7 @@ def say(args, row):
 # --- end of shared ----------------------------------------------------------
 # --- shared: learning over the whole trial ----------------------------------
 def q_losses(agent, target, exp, exe, args):
-    """TD losses of both episodes of a batch of replayed trials."""
+    """TD losses {name: (B,)} of both episodes of replayed trials."""
 
     def both(net):
         """Q (T + 1, B, A) of both episodes; the memory is carried across."""
@@ -382,7 +386,7 @@ def q_losses(agent, target, exp, exe, args):
     return {"execution": execution, "exploration": td_loss(*inputs)[0]}
 
 
-def trial(agent, task, problem, instruction, by_id, epsilons, rng):
+def trial(agent, task, problem, instruction, by_id, args, epsilons, rng):
     """Both episodes {name: (N, ...)}, and what exploration has found.
 
     The memory goes on from one to the other; an action before that is "none"
@@ -397,12 +401,13 @@ def trial(agent, task, problem, instruction, by_id, epsilons, rng):
         return agent(steps | known, length, state)
 
     options = {"problem": problem, "instruction": "none"}
-    exp, info = rollout(task, options, policy, no_z, epsilons[0], rng)
+    inputs = task, options, policy, no_z
+    exp, info = rollout(*inputs, epsilons[0], args, rng)
     found = {name: x for name, x in info.items() if name not in options}
     with torch.no_grad():
         _, (lstm, _) = agent(exp | known, exp["length"] + 1)
     options["instruction"], state = instruction, (lstm, None)
-    exe, _ = rollout(task, options, policy, no_z, epsilons[1], rng, state)
+    exe, _ = rollout(*inputs, epsilons[1], args, rng, state)
     return exp | known, exe | known, found
 
 
@@ -416,7 +421,7 @@ def evaluate(agent, args, final=False):
         copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
         copies.reset(seed=0)
         no_id = np.zeros(len(pairs), bool)
-        inputs = agent, copies, *pairs.T, no_id, (0.0, 0.0), rng
+        inputs = agent, copies, *pairs.T, no_id, args, (0.0, 0.0), rng
         exp, exe, found = trial(*inputs)
         returns = exe["reward"].double().sum(1)
         row[name] = returns.mean()
@@ -462,6 +467,7 @@ def train(args, run):
     optimizer = torch.optim.Adam(parameters, lr, fused=True)
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
     replays, logged, row = ({}, {}), defaultdict(list), None
+    priority = torch.ones(args.replay, device=args.device)
     steps = trials = updates = next_evaluation = seconds = 0
     file = open(run / "progress.csv", "w", newline="")
     bar = tqdm(total=args.total_steps, unit=" steps")
@@ -472,20 +478,26 @@ def train(args, run):
             epsilons = rng.permutation(spread), spread
             mu = rng.choice(task.problems["train"], args.num_envs)
             by_id = rng.random(args.num_envs) < 0.5
-            new = trial(agent, task, mu, None, by_id, epsilons, rng)
+            new = trial(agent, task, mu, None, by_id, args, epsilons, rng)
+            slots = torch.arange(trials, trials + args.num_envs) % args.replay
             for replay, episodes in zip(replays, new):
-                store(replay, episodes, trials, args.replay)
+                store(replay, episodes, slots, args.replay)
                 steps += int(episodes["length"].sum())
             trials += args.num_envs
+            priority[slots] = priority.max()
 
-            # UPDATE
-            for _ in range(args.updates):
-                batch = torch.randint(min(trials, args.replay), (args.batch,))
+            # UPDATE on trials that are likelier the larger their TD error
+            size = args.updates, args.batch
+            batches = priority[:trials].multinomial(math.prod(size), True)
+            for batch in batches.view(size).cpu():
                 exp, exe = (
                     {name: x[batch] for name, x in replay.items()}
                     for replay in replays
                 )
                 loss = losses(agent, target, exp, exe, args)
+                td = loss["execution"] + loss["exploration"]
+                priority[batch] = (td.detach() + 1e-6) ** (args.priority / 2)
+                loss = {name: value.mean() for name, value in loss.items()}
                 optimizer.zero_grad()
                 sum(loss.values()).backward()
                 nn.utils.clip_grad_norm_(agent.parameters(), 10.0, foreach=True)
