@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = "dream.py", "rl2.py"
+END_TO_END = "rl2.py", "import_.py", "varibad.py"
 
 
 def shared(script):
@@ -16,8 +16,8 @@ def shared(script):
     return dict(re.findall(pattern, text, flags=re.DOTALL))
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", END_TO_END)
 def test_shared_blocks_are_equal(script):
-    blocks = shared("dream.py")
-    assert len(blocks) == 2 and all(blocks.values())
-    assert shared(script) == blocks
+    blocks, whole = shared("dream.py"), shared("rl2.py")
+    assert len(blocks) == 2 and len(whole) == 3 and all(whole.values())
+    assert shared(script) == blocks | whole

@@ -1,0 +1,619 @@
+"""VariBAD: a policy that acts on what it believes of the problem.
+
+Zintgraf, Shiarlis, Igl, Schulze, Gal, Hofmann and Whiteson, VariBAD: A Very
+Good Method for Bayes-Adaptive Deep RL via Meta-Learning, ICLR 2020, arXiv
+1910.08348.
+
+A trial is an exploration episode without reward, then an execution episode
+with an instruction. An encoder turns the trial so far into q(m | tau_:t), a
+normal distribution over a latent m, from which decoders predict the next states
+and rewards of the whole trial (the ELBO). The policy acts on what it sees, the
+instruction and the mean and variance of m; its loss does not reach the encoder.
+Exploring is only rewarded by what execution earns later, as in RL^2.
+
+    python varibad.py --env map
+"""
+
+import argparse
+import copy
+import csv
+import functools
+import json
+import math
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from tqdm import tqdm
+
+import envs  # noqa: F401 (registers the tasks)
+
+DEFAULTS = {  # all that differs between tasks
+    "coupling": dict(total_steps=8_000),
+    "bus": {},
+    "map": {},
+    "distracting-bus": dict(total_steps=1_500_000),
+    "cooking": dict(total_steps=1_200_000),
+    "sign-nav": dict(
+        total_steps=1_000_000, updates=16, batch=32, replay=7_000, gamma=0.97,
+        lam=0.7, peng=1.0, sticky=0.7,
+    ),
+}
+
+
+@dataclass(eq=False)
+class Args:
+    env: Literal[tuple(DEFAULTS)] = "map"  # the task
+    seed: int = 0  # of all that is random
+    total_steps: int = 700_000  # of the environment, exploring and executing
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU, if any
+    run_dir: Path | None = None  # None: runs/<method>/<env>/<seed>
+    overwrite: bool = False  # replace what an earlier run has left there
+    eval: Path | None = None  # do not train, evaluate the agent of this run
+    eval_every: int = 20_000  # environment steps between evaluations
+    num_actions: int = 8  # A, of coupling
+    num_envs: int = 64  # trials side by side
+    updates: int = 8  # gradient steps after num_envs trials
+    batch: int = 64  # trials in a gradient step
+    replay: int = 16_000  # trials in the replay
+    priority: float = 0.8  # of replayed trials: this power of their TD error
+    epsilon: float = 0.15  # least random share; copies: geometric, from 1
+    sticky: float = 0.0  # share of random actions that repeat the last one
+    learning_rate: float = 1e-3  # of Adam
+    target_every: int = 50  # gradient steps between target network copies
+    gamma: float = 0.99  # discount
+    lam: float = 0.9  # lambda of Q(lambda)
+    peng: float = 0.0  # of lambda, kept after random actions (1: Peng's)
+    hidden: int = 64  # units in a layer, two for each dimension of m
+    prefixes: int = 4  # posteriors of a trial from which it is predicted
+    kl: float = 0.1  # weight of the KL divergence in the ELBO
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            low = 0 if name in MAY_BE_0 else 1 if type(value) is int else 1e-12
+            high = 1 if name in SHARES else 10**12
+            if type(value) in (int, float) and not low <= value <= high:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(f"{option}: {low} to {high}, not {value}")
+        gpu = torch.cuda.is_available()
+        if self.device == "cuda" and not gpu:
+            raise ValueError("--device cuda: PyTorch finds no GPU")
+        if self.device == "auto":
+            self.device = "cuda" if gpu else "cpu"
+
+
+SHARES = "priority", "gamma", "lam", "peng", "epsilon", "sticky"
+MAY_BE_0 = *SHARES, "seed", "kl"
+
+
+# --- shared: recurrent Q-learning on replayed episodes ----------------------
+class Features(nn.Module):
+    """What is sensed, (R, ...) -> (R, hidden)."""
+
+    def __init__(self, space, hidden):
+        super().__init__()
+        if len(space.shape) == 3:  # frames (R, 60, 80, 3)
+            self.net = nn.Sequential(
+                nn.Conv2d(3, 16, 8, 4), nn.ReLU(),  # (R, 16, 14, 19)
+                nn.Conv2d(16, 32, 4, 2), nn.ReLU(),  # (R, 32, 6, 8)
+                nn.Flatten(), nn.Linear(32 * 6 * 8, hidden), nn.ReLU(),
+            )
+        else:  # tokens (R, fields), each with its own rows of the embedding
+            self.net = nn.EmbeddingBag(space.nvec.sum(), hidden, mode="sum")
+            first = torch.tensor([0, *space.nvec[:-1]]).cumsum(0)
+            self.register_buffer("first", first)
+
+    def forward(self, x):
+        if x.dtype == torch.uint8:
+            return self.net(x.permute(0, 3, 1, 2) / 255 - 0.5)
+        # Waves of variance 1 tell any two cells apart, neighbours or not.
+        return 1.4 * (2 * self.net(x + self.first)).sin()
+
+
+class Memory(nn.Module):
+    """Recurrent over transitions (s, a, s')."""
+
+    def __init__(self, spaces, num_actions, hidden):
+        super().__init__()
+        self.features = Features(spaces["observation"], hidden)
+        self.before = nn.Embedding(num_actions + 1, hidden)
+        self.lstm = nn.LSTM(hidden, hidden)
+        waves = isinstance(self.features.net, nn.EmbeddingBag)
+        self.direct = 0.2 if waves else 1.0  # waves are high, z is low
+
+    def forward(self, steps, length, state=(None, None)):
+        """What is known at the steps t < length (B,), packed: (R, 2 * hidden).
+
+        Also their places b * T + t, (R,), and the state.
+        """
+        pack = functools.partial(pack_padded_sequence, enforce_sorted=False)
+        before = steps["before"].T  # (T, B)
+        places = torch.arange(before.numel(), device=before.device)
+        rows = pack(places.view(before.T.shape).T, length)
+        now = self.features(steps["observation"].flatten(0, 1)[rows.data])
+        s, _ = pad_packed_sequence(rows._replace(data=now))  # (T, B, hidden)
+        lstm, last = state
+        last = torch.zeros_like(s[:1]) if last is None else last
+        # The product of s and s': where a bus has led to is a fact of both.
+        x = s + s * torch.cat([last, s[:-1]]) + self.before(before[: len(s)])
+        x, lstm = self.lstm(pack(x, length), lstm)
+        x = x._replace(data=torch.cat([x.data, self.direct * now], 1))
+        return x, rows.data, (lstm, s[-1:])
+
+
+class QNetwork(nn.Module):
+    """Recurrent dueling Q(tau_:t, i, z, .); no z where z_size is 0."""
+
+    def __init__(self, spaces, num_actions, hidden, z_size):
+        super().__init__()
+        self.memory = Memory(spaces, num_actions, hidden)
+        tokens = spaces["instruction"].nvec
+        self.instruction = nn.Embedding(max(tokens), hidden)
+        nn.init.normal_(self.instruction.weight, std=0.2)  # lest z drown
+        self.attention = nn.Linear(2 * hidden, len(tokens))
+
+        def stream(tokens, out):
+            return nn.Sequential(
+                nn.Linear((2 + tokens) * hidden + z_size, 2 * hidden),
+                nn.ReLU(), nn.Linear(2 * hidden, 2 * hidden),
+                nn.ReLU(), nn.Linear(2 * hidden, out),
+            )
+
+        self.value = stream(len(tokens), 1)
+        self.advantage = stream(1, num_actions)
+
+    def forward(self, steps, length, z, state=(None, None)):
+        """Q (T, B, A), 0 from t = length (B,) on, given z (B, Z); the state."""
+        x, places, state = self.memory(steps, length, state)
+        T = steps["before"].shape[1]
+        tokens = self.instruction(steps["instruction"])[places // T]
+        z = z[places // T]
+        # What to do next hangs on one token, which the past tells; the value
+        # of doing it on all.
+        weight = self.attention(x.data).softmax(1)[..., None]
+        token = (weight * tokens).sum(1)
+        v = self.value(torch.cat([x.data, tokens.flatten(1), z], 1))
+        a = self.advantage(torch.cat([x.data, token, z], 1))
+        q = x._replace(data=v + a - a.mean(1, keepdim=True))
+        return pad_packed_sequence(q, total_length=T)[0], state
+
+
+def td_loss(q, target_q, steps, reward, gamma, args):
+    """Squared errors of double Q-learning with Watkins's or Peng's Q(lambda).
+
+    Q (T + 1, B, A), replayed steps, reward (T, B); both 0 from the end on.
+    Returns the loss of each trial, and what its start has proved worth, (B,).
+    """
+    action, best = steps["before"][:, 1:].T, q.argmax(2)
+    with torch.no_grad():
+        value = target_q.gather(2, best[..., None])[..., 0]
+        # What follows an action that is not greedy is no news of greedy play.
+        trace = args.lam * torch.where(action == best[:-1], 1.0, args.peng)
+        # G_t = r_t + gamma ((1 - l_t+1) v_t+1 + l_t+1 G_t+1)
+        returns, after = torch.zeros_like(reward), value[-1]
+        for t in reversed(range(len(reward))):
+            returns[t] = reward[t] + gamma * after
+            after = torch.lerp(value[t], returns[t], trace[t])
+    q = q[:-1].gather(2, action[..., None])[..., 0]
+    return ((q - returns) ** 2).sum(0) / steps["length"].float().mean(), after
+
+
+def rollout(task, options, policy, z, epsilon, args, rng, state=(None, None)):
+    """An epsilon-greedy episode in each of N copies, and its last info.
+
+    Steps {name: (N, ...)}, padded: observation, the action before it, "none"
+    first, and what the task renders, if it does (T + 1 of each); reward (T);
+    instruction; length (on the CPU).
+    """
+    N, T, A = task.num_envs, task.max_steps, int(task.single_action_space.n)
+    to = functools.partial(torch.as_tensor, device=z.device)
+    batch, info = task.reset(options=options)
+    seen, i = batch["observation"], to(batch["instruction"])
+    observation = np.zeros((N, T + 1, *seen.shape[1:]), seen.dtype)
+    before, reward = np.zeros((N, T + 1), int), np.zeros((N, T), np.float32)
+    length, done, frames = torch.zeros(N, dtype=int), np.zeros(N, bool), []
+    before[:, 0], ends, random = A, task.actions[-1] == "end", 0
+    for t in range(T + 1):
+        observation[:, t] = batch["observation"]
+        if task.render_mode:
+            frames.append(task.render())
+        if t == T or done.all():
+            break
+        now = {"observation": to(observation[:, t, None]), "instruction": i}
+        now["before"] = to(before[:, t, None])
+        with torch.no_grad():
+            q, state = policy(now, torch.ones_like(length), z, state)
+        # An "end" drawn at random is drawn again, lest all episodes be short.
+        new, again = rng.integers(A, size=(2, N))
+        new = np.where(ends & (new == A - 1), again, new)
+        repeats = (t > 0) & (rng.random(N) < args.sticky)
+        random = np.where(repeats, random, new)
+        greedy = q[0].argmax(1).cpu().numpy()
+        action = np.where(rng.random(N) < epsilon, random, greedy)
+        length += torch.as_tensor(~done)
+        batch, reward[:, t], done, _, info = task.step(action)
+        before[:, t + 1] = action
+    steps = {"observation": observation, "before": before, "reward": reward}
+    if frames:
+        steps["frames"] = np.stack(frames, 1)  # (N, up to T + 1, H, W, 3)
+    steps = {name: to(value) for name, value in steps.items()}
+    return steps | {"instruction": i, "length": length}, info
+
+
+def store(replay, episodes, slots, capacity):
+    """Put episodes {name: (N, ...)} into these slots (N,) of the replay."""
+    for name, new in episodes.items():
+        if name not in replay:
+            replay[name] = new.new_empty(capacity, *new.shape[1:])
+        replay[name][slots] = new
+
+
+# --- end of shared ----------------------------------------------------------
+def mlp(inputs, outputs, hidden):
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+    )
+
+
+class Belief(nn.Module):
+    """q(m | tau_:t), in place of the policy's memory, and its decoders."""
+
+    def __init__(self, spaces, num_actions, hidden):
+        super().__init__()
+        self.encoder = Memory(spaces, num_actions, hidden)
+        self.posterior = nn.Linear(2 * hidden, hidden)  # mean, log variance
+        self.features = Features(spaces["observation"], hidden)
+        self.action = nn.Embedding(num_actions, hidden)
+        tokens = spaces["instruction"].nvec
+        self.instruction = nn.Embedding(max(tokens), hidden)
+        self.nvec = getattr(spaces["observation"], "nvec", None)
+        outputs = 3 * 6 * 8 if self.nvec is None else self.nvec.sum()
+        self.next = mlp(hidden // 2 + 2 * hidden, outputs, 2 * hidden)
+        inputs = hidden // 2 + (3 + len(tokens)) * hidden
+        self.reward = mlp(inputs, 1, 2 * hidden)
+
+    def forward(self, steps, length, state):
+        with torch.no_grad():
+            x, places, state = self.encoder(steps, length, state)
+            belief = self.posterior(x.data)
+        s = self.features(steps["observation"].flatten(0, 1)[places])
+        s = self.encoder.direct * s
+        return x._replace(data=torch.cat([belief, s], 1)), places, state
+
+    def encode(self, steps, state):
+        """Mean and log variance of m after each step, (T + 1, B, hidden)."""
+        x, _, (lstm, _) = self.encoder(steps, steps["length"] + 1, state)
+        x = x._replace(data=self.posterior(x.data))
+        T = steps["before"].shape[1]
+        return pad_packed_sequence(x, total_length=T)[0], (lstm, None)
+
+    def unlikely(self, observed, predicted):
+        """-log p(observed), (K, R), up to a constant; observed (R, ...)."""
+        if self.nvec is None:  # blocks of 10 x 10 pixels
+            frames = observed.permute(0, 3, 1, 2) / 255
+            blocks = nn.functional.avg_pool2d(frames, 10).flatten(1)
+            return ((predicted - blocks) ** 2).sum(2)
+        logits = predicted.split([*self.nvec], 2)
+        log_p = [x.log_softmax(2) for x in logits]
+        fields = zip(log_p, observed.T)
+        return -sum(x[:, range(len(x[0])), token] for x, token in fields)
+
+    def decode(self, m, steps, rewarded):
+        """-log p of the transitions of an episode, (B,), given m (K, B, M)."""
+        length = steps["length"]
+        taken = torch.arange(length.max()) < length[:, None]
+        b, t = taken.nonzero(as_tuple=True)  # R transitions
+        observation = steps["observation"]
+        action = self.action(steps["before"][b, t + 1])
+        s, then = (self.encoder.features(observation[b, k]) for k in (t, t + 1))
+        known = torch.cat([s, action], 1).expand(len(m), -1, -1)
+        predicted = self.next(torch.cat([m[:, b], known], 2))
+        error = self.unlikely(observation[b, t + 1], predicted)
+        if rewarded:
+            i = self.instruction(steps["instruction"]).flatten(1)[b]
+            more = torch.cat([then, i], 1).expand(len(m), -1, -1)
+            predicted = self.reward(torch.cat([m[:, b], known, more], 2))
+            error = error + (predicted[..., 0] - steps["reward"][b, t]) ** 2
+        return error.new_zeros(len(length)).index_add(0, b, error.mean(0))
+
+
+def divergence(new, old):
+    """KL(new || old) of normal distributions, (..., 2 M) -> (...)."""
+    mean, log_var = new.chunk(2, -1)
+    old_mean, old_log_var = old.chunk(2, -1)
+    ratio = (log_var.exp() + (mean - old_mean) ** 2) / old_log_var.exp()
+    return 0.5 * (old_log_var - log_var + ratio - 1).sum(-1)
+
+
+class Agent(nn.Module):
+    """Q(s, i, q(m | tau_:t), .), where tau is the whole trial so far."""
+
+    def __init__(self, task, args):
+        super().__init__()
+        spaces = task.single_observation_space.spaces
+        sizes = spaces, int(task.single_action_space.n), args.hidden
+        self.policy = QNetwork(*sizes, z_size=0)
+        self.policy.memory = Belief(*sizes)
+
+    def forward(self, steps, length, state=(None, None)):
+        """Q (T, B, A), 0 from t = length (B,) on, and the state."""
+        no_z = self.policy.attention.weight.new_zeros(len(length), 0)
+        return self.policy(steps, length, no_z, state)
+
+
+def losses(agent, target, exp, exe, args):
+    """{name: (B,)} of what a batch of replayed trials teaches."""
+    loss = q_losses(agent, target, exp, exe, args)
+    belief, length = agent.policy.memory, exp["length"]
+    each = torch.arange(len(length))
+    explored, state = belief.encode(exp, (None, None))  # (T + 1, B, hidden)
+    executed, _ = belief.encode(exe, state)
+    steps = torch.arange(len(explored))[:, None]
+    seen = torch.cat([steps <= length, steps <= exe["length"]])
+
+    # Each posterior against the one before, the first against Normal(0, I)
+    posterior = torch.cat([explored, executed])  # (2 T + 2, B, hidden)
+    first, last = torch.zeros_like(explored[:1]), explored[length, each][None]
+    old = torch.cat([first, explored[:-1], last, executed[:-1]])
+    kl = divergence(posterior, old) * seen.to(old.device)
+
+    # From some of the posteriors, the whole trial: its past and its future
+    t = seen.T.float().multinomial(args.prefixes, True).T  # (K, B)
+    mean, log_var = posterior[t, each].chunk(2, 2)
+    m = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+    error = belief.decode(m, exp, False) + belief.decode(m, exe, True)
+    mean_length = (length + exe["length"]).float().mean()
+    loss["elbo"] = (error + args.kl * kl.sum(0)) / mean_length
+    return loss
+
+
+# --- shared: command line and run directory ---------------------------------
+def stop(message):
+    """Bad input: one line, status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse():
+    """The command line, over the defaults of its task."""
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    scan.add_argument("--env", choices=DEFAULTS, default=Args.env)
+    env = scan.parse_known_args()[0].env
+    return tyro.cli(Args, default=Args(env, **DEFAULTS[env]))
+
+
+@functools.cache
+def make(args, num_envs, split, **kwargs):
+    """The task, vectorised; the same one when asked again."""
+    if args.env == "coupling":
+        kwargs["num_actions"] = args.num_actions
+    kwargs |= {"num_envs": num_envs, "split": split}
+    return gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
+
+
+def open_run(args):
+    """Make the run directory, with config.json."""
+    method = Path(__file__).stem.strip("_")
+    run = args.run_dir or Path("runs", method, args.env, str(args.seed))
+    git = f"git -C '{Path(__file__).resolve().parent}' rev-parse HEAD"
+    status, commit = subprocess.getstatusoutput(git)
+    config = {"method": method, "commit": None if status else commit}
+    config = json.dumps(config | vars(args), indent=1, default=str)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if any(run.iterdir()) and not args.overwrite:
+            stop(f"{run} is not empty; --overwrite replaces what is in it")
+        for name in ("progress.csv", "agent.pt", "episodes.npz", "film.npz"):
+            (run / name).unlink(missing_ok=True)
+        (run / "config.json").write_text(config + "\n")
+    except OSError as error:
+        stop(f"--run-dir: {run}: {error.strerror}")
+    return run
+
+
+def say(args, row):
+    """The last line: the last row in words."""
+    words = (
+        "{env}, seed {seed}: test return {test_return:.3f} (standard error "
+        "{test_return_se:.3f}, optimum {optimal_return:.3f}), exploration of "
+        "{exploration_steps:.1f} steps, after {env_steps:,.0f} environment "
+        "steps and {seconds:,.0f} seconds of training"
+    )
+    row = {name: float(value) for name, value in row.items()}
+    print(words.format(**vars(args) | row))
+
+
+# --- end of shared ----------------------------------------------------------
+# --- shared: learning over the whole trial ----------------------------------
+def q_losses(agent, target, exp, exe, args):
+    """TD losses {name: (B,)} of both episodes of replayed trials."""
+
+    def both(net):
+        """Q (T + 1, B, A) of both episodes; the memory is carried across."""
+        q_exp, (lstm, _) = net(exp, exp["length"] + 1)
+        q_exe, _ = net(exe, exe["length"], (lstm, None))
+        taken = torch.arange(len(q_exp))[:, None] < exp["length"]
+        return q_exp * taken.to(q_exp.device)[..., None], q_exe
+
+    q_exp, q_exe = both(agent)
+    with torch.no_grad():
+        target_exp, target_exe = both(target)
+    inputs = q_exe, target_exe, exe, exe["reward"].T, args.gamma, args
+    execution, start = td_loss(*inputs)
+
+    # Exploration earns, with its last action, what execution is then worth;
+    # no discount on the way, which would reward cutting it short.
+    last = torch.arange(1, len(q_exp))[:, None] == exp["length"]
+    reward = start * last.to(start.device)
+    inputs = q_exp, target_exp, exp, reward, 1.0, args
+    return {"execution": execution, "exploration": td_loss(*inputs)[0]}
+
+
+def trial(agent, task, problem, instruction, by_id, args, epsilons, rng):
+    """Both episodes {name: (N, ...)}, and what exploration has found.
+
+    The memory goes on from one to the other; an action before that is "none"
+    marks the beginning. The id may be used where by_id (N,), in training.
+    """
+    no_z = next(agent.parameters()).new_zeros(len(problem), 0)
+    known = {"problem": problem, "by_id": by_id}
+    to = functools.partial(torch.as_tensor, device=no_z.device)
+    known = {name: to(x) for name, x in known.items()}
+
+    def policy(steps, length, _, state):
+        return agent(steps | known, length, state)
+
+    options = {"problem": problem, "instruction": "none"}
+    inputs = task, options, policy, no_z
+    exp, info = rollout(*inputs, epsilons[0], args, rng)
+    found = {name: x for name, x in info.items() if name not in options}
+    with torch.no_grad():
+        _, (lstm, _) = agent(exp | known, exp["length"] + 1)
+    options["instruction"], state = instruction, (lstm, None)
+    exe, _ = rollout(*inputs, epsilons[1], args, rng, state)
+    return exp | known, exe | known, found
+
+
+def evaluate(agent, args, final=False):
+    """A row of progress.csv, and the meta-test trials that it tells of."""
+    task, row = make(args, 1, "test"), {}
+    repeats = 1 if task.exhaustive else 84 if final else 17
+
+    def play(name, pairs):
+        pairs = np.tile(pairs, (repeats, 1))
+        copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
+        copies.reset(seed=0)
+        no_id = np.zeros(len(pairs), bool)
+        inputs = agent, copies, *pairs.T, no_id, args, (0.0, 0.0), rng
+        exp, exe, found = trial(*inputs)
+        returns = exe["reward"].double().sum(1)
+        row[name] = returns.mean()
+        return exp, exe, found, returns.std(correction=0) / len(pairs) ** 0.5
+
+    exp, exe, found, error = play("test_return", task.pairs())
+    row["test_return_se"] = 0.0 if task.exhaustive else error
+    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
+    row["exploration_steps"] = exp["length"].double().mean()
+    row |= {name: value.mean() for name, value in found.items()}
+    for name, pairs in task.groups().items():
+        play(name, pairs)
+    return {name: float(x) for name, x in row.items()}, exp, exe
+
+
+def save_trials(run):
+    """--eval: many test trials of a saved agent, into its episodes.npz."""
+    try:
+        config = json.loads((run / "config.json").read_text())
+        config = {k: v for k, v in config.items() if hasattr(Args, k)}
+        args = Args(**config | {"device": "cpu"})
+        weights = torch.load(run / "agent.pt", "cpu", weights_only=True)
+        last = [*csv.DictReader((run / "progress.csv").open())][-1]
+    except (OSError, ValueError, IndexError) as error:
+        stop(f"--eval: {run} holds no finished run: {error}")
+    agent = Agent(make(args, 1, "test"), args)
+    agent.load_state_dict(weights)
+    row, exp, exe = evaluate(agent, args, final=True)
+    exp = {"exp_" + name: x for name, x in exp.items()}
+    exe = {"exe_" + name: x for name, x in exe.items()}
+    np.savez_compressed(run / "episodes.npz", **exp, **exe)
+    say(args, last | row)
+
+
+def train(args, run):
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    task = make(args, args.num_envs, "train")
+    task.reset(seed=args.seed)
+    agent = Agent(task, args).to(args.device)
+    target = copy.deepcopy(agent)
+    parameters, lr = agent.parameters(), args.learning_rate
+    optimizer = torch.optim.Adam(parameters, lr, fused=True)
+    spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
+    replays, logged, row = ({}, {}), defaultdict(list), None
+    priority = torch.ones(args.replay, device=args.device)
+    steps = trials = updates = next_evaluation = seconds = 0
+    file = open(run / "progress.csv", "w", newline="")
+    bar = tqdm(total=args.total_steps, unit=" steps")
+    with file, bar, suppress(KeyboardInterrupt):  # what was logged is kept
+        while steps < args.total_steps:
+            began = time.perf_counter()
+            # EXPLORE, then EXECUTE with the same memory
+            epsilons = rng.permutation(spread), spread
+            mu = rng.choice(task.problems["train"], args.num_envs)
+            by_id = rng.random(args.num_envs) < 0.5
+            new = trial(agent, task, mu, None, by_id, args, epsilons, rng)
+            slots = torch.arange(trials, trials + args.num_envs) % args.replay
+            for replay, episodes in zip(replays, new):
+                store(replay, episodes, slots, args.replay)
+                steps += int(episodes["length"].sum())
+            trials += args.num_envs
+            priority[slots] = priority.max()
+
+            # UPDATE on trials that are likelier the larger their TD error
+            size = args.updates, args.batch
+            batches = priority[:trials].multinomial(math.prod(size), True)
+            for batch in batches.view(size).cpu():
+                exp, exe = (
+                    {name: x[batch] for name, x in replay.items()}
+                    for replay in replays
+                )
+                loss = losses(agent, target, exp, exe, args)
+                td = loss["execution"] + loss["exploration"]
+                priority[batch] = (td.detach() + 1e-6) ** (args.priority / 2)
+                loss = {name: value.mean() for name, value in loss.items()}
+                optimizer.zero_grad()
+                sum(loss.values()).backward()
+                nn.utils.clip_grad_norm_(agent.parameters(), 10.0, foreach=True)
+                optimizer.step()
+                updates += 1
+                if updates % args.target_every == 0:
+                    target.load_state_dict(agent.state_dict())
+                for name, value in loss.items():
+                    logged[name + "_loss"].append(value.detach())
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - began
+            bar.update(min(steps, args.total_steps) - bar.n)
+
+            # EVALUATE
+            final = steps >= args.total_steps
+            if final or steps >= next_evaluation:
+                next_evaluation = steps + args.eval_every
+                row = {"env_steps": steps, "seconds": round(seconds, 2)}
+                row |= {"trials": trials, "updates": updates}
+                row |= evaluate(agent, args, final)[0]
+                for name, values in logged.items():
+                    row[name] = torch.stack(values).mean().item()
+                logged.clear()
+                if file.tell() == 0:
+                    csv.writer(file).writerow(row)
+                csv.writer(file).writerow(row.values())
+                file.flush()
+                bar.set_postfix(test_return=row["test_return"])
+    torch.save(agent.state_dict(), run / "agent.pt")
+    if row is not None:
+        say(args, row)
+
+
+# --- end of shared ----------------------------------------------------------
+if __name__ == "__main__":
+    args = parse()
+    try:
+        make(args, 1, "test")
+    except gymnasium.error.DependencyNotInstalled as error:
+        stop(error)  # OpenGL
+    if args.eval is None:
+        train(args, open_run(args))
+    else:
+        save_trials(args.eval)
