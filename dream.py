@@ -56,13 +56,14 @@ DEFAULTS = {  # all that differs between tasks
 class Args:
     env: Literal[tuple(DEFAULTS)] = "map"  # the task
     seed: int = 0  # of all that is random
-    total_steps: int = 700_000  # of the environment, exploring and executing
+    total_steps: int = 500_000  # of the environment, exploring and executing
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU, if any
     run_dir: Path | None = None  # None: runs/<method>/<env>/<seed>
     overwrite: bool = False  # replace what an earlier run has left there
     eval: Path | None = None  # do not train, evaluate the agent of this run
     eval_every: int = 20_000  # environment steps between evaluations
     num_actions: int = 8  # A, of coupling
+    show_id: bool = False  # of bus: whether each observation shows the problem
     num_envs: int = 64  # trials side by side
     updates: int = 8  # gradient steps after num_envs trials
     batch: int = 64  # trials in a gradient step
@@ -88,6 +89,8 @@ class Args:
             if type(value) in (int, float) and not low <= value <= high:
                 option = "--" + name.replace("_", "-")
                 raise ValueError(f"{option}: {low} to {high}, not {value}")
+        if self.show_id and self.env != "bus":
+            raise ValueError(f"--show-id: for bus only, not {self.env}")
         gpu = torch.cuda.is_available()
         if self.device == "cuda" and not gpu:
             raise ValueError("--device cuda: PyTorch finds no GPU")
@@ -405,6 +408,8 @@ def make(args, num_envs, split, **kwargs):
     """The task, vectorised; the same one when asked again."""
     if args.env == "coupling":
         kwargs["num_actions"] = args.num_actions
+    if args.show_id:
+        kwargs["show_id"] = True
     kwargs |= {"num_envs": num_envs, "split": split}
     return gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
 

@@ -229,7 +229,10 @@ class Coupling(Task):
 
 
 class Bus(Task):
-    """9 x 9 cells; the problem is which stops are joined by a bus."""
+    """9 x 9 cells; the problem is which stops are joined by a bus.
+
+    With `show_id`, every observation shows the problem: no need to explore.
+    """
 
     actions = ("left", "up", "right", "down", "ride", "end")
     goals = np.array([(0, 0), (8, 8), (0, 8), (8, 0), (-1, -1)])
@@ -238,7 +241,8 @@ class Bus(Task):
     outer = (0, 1), (0, 7), (8, 1), (8, 7), (0, 4), (4, 0), (8, 4), (4, 8)
     num_problems, num_buses, has_map = 24, 4, False
 
-    def __init__(self, **kwargs):
+    def __init__(self, show_id=False, **kwargs):
+        self.show_id = show_id
         orders = np.array([*permutations(range(4))])
         self.bus = np.full((self.num_problems, 9, 9), -1)  # that stops there
         self.ride = np.zeros((self.num_problems, 9, 9, 2), int)  # to where
@@ -250,7 +254,8 @@ class Bus(Task):
             self.ride[problem][a], self.ride[problem][b] = b, a
         found = np.zeros(self.num_buses + 1, bool)  # each bus, and the map
         self.start = {"at": (4, 4), "found": found}
-        observation = MultiDiscrete([9, 9, 2] + self.has_map * [25])
+        shown = (self.has_map or show_id) * [self.num_problems + 1]
+        observation = MultiDiscrete([9, 9, 2] + shown)
         super().__init__(observation, [[0], [1], [2], [3]], **kwargs)
 
     def advance(self, actions):
@@ -270,8 +275,10 @@ class Bus(Task):
         at, found = self.episode.values()
         x, y = at.T
         cell = [x, y, self.bus[self.problem, x, y] >= 0]
+        if self.has_map or self.show_id:
+            shown = self.show_id | (x == 7) & (y == 3)
+            cell.append(np.where(shown, self.problem, self.num_problems))
         if self.has_map:
-            cell.append(np.where((x == 7) & (y == 3), self.problem, 24))
             return np.stack(cell, 1), {"map_visited": found[:, -1].copy()}
         info = {"useful_buses": found[:, :4].sum(1)}
         info["useless_buses"] = found[:, 4:-1].sum(1)

@@ -397,6 +397,22 @@ CITY_EPISODES = [  # problem, instruction, actions, rewards, last cell, ended
 ]
 
 
+@pytest.mark.parametrize("env", ["bus", "map", "distracting-bus"])
+def test_the_id_may_be_shown_in_every_cell(env):
+    copies = vector(env, 24, show_id=True)
+    plain = vector(env, 24)
+    problems, actions = np.arange(24), np.random.default_rng(0)
+    for task in (copies, plain):
+        task.reset(options=options(problems, "none"))
+    for _ in range(15):
+        action = actions.integers(5, size=24)
+        seen = copies.step(action)[0]["observation"]
+        assert_equal(seen[:, 3], problems)
+        assert_equal(seen[:, :3], plain.step(action)[0]["observation"][:, :3])
+    assert seen.shape == (24, 4)
+    assert copies.single_observation_space["observation"].nvec[3] > 24
+
+
 @pytest.mark.parametrize("task", CITIES)
 @pytest.mark.parametrize("episode", CITY_EPISODES)
 def test_city_episodes(task, episode):
