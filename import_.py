@@ -18,7 +18,6 @@ import copy
 import csv
 import functools
 import json
-import math
 import subprocess
 import sys
 import time
@@ -492,9 +491,9 @@ def train(args, run):
             priority[slots] = priority.max()
 
             # UPDATE on trials that are likelier the larger their TD error
-            size = args.updates, args.batch
-            batches = priority[:trials].multinomial(math.prod(size), True)
-            for batch in batches.view(size).cpu():
+            size = args.updates * args.batch
+            batches = priority[:trials].multinomial(size, replacement=True)
+            for batch in batches.cpu().view(args.updates, args.batch):
                 exp, exe = (
                     {name: x[batch] for name, x in replay.items()}
                     for replay in replays
