@@ -532,6 +532,56 @@ class SignNav(Task):
         return np.hstack([world.render_obs(world.vis_fb), above])
 
 
+class Standard(gymnasium.vector.VectorWrapper):
+    """Standard meta-RL: the goal is part of the problem and has to be found.
+
+    Problem p is problem p // I of the task with its instruction p % I, of I;
+    the only instruction is empty. Only for tasks where all problems offer all
+    instructions.
+    """
+
+    def __init__(self, task):
+        super().__init__(task)
+        n = self.goals = len(task.tokens) - 1
+        self.num_problems = n * task.num_problems
+        self.problems = {
+            split: np.add.outer(n * problems, np.arange(n)).ravel()
+            for split, problems in task.problems.items()
+        }
+        space = task.single_observation_space
+        space = Dict({**space, "instruction": MultiDiscrete([2])})
+        self.single_observation_space = space
+        self.observation_space = batch_space(space, task.num_envs)
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+    def reset(self, *, seed=None, options=None):
+        options = dict(options or {})
+        if "problem" in options:
+            layout, goal = np.divmod(options["problem"], self.goals)
+            options = {"problem": layout, "instruction": goal}
+        return self._empty(*self.env.reset(seed=seed, options=options))
+
+    def step(self, actions):
+        batch, *more, info = self.env.step(actions)
+        batch, info = self._empty(batch, info)
+        return batch, *more, info
+
+    def _empty(self, batch, info):
+        problem = self.goals * info["problem"] + info["instruction"]
+        empty = np.zeros_like(problem)
+        batch = batch | {"instruction": empty[:, None]}
+        return batch, info | {"problem": problem, "instruction": empty}
+
+    def pairs(self, problems="test", instructions="test"):
+        problems = self.problems[problems]
+        return np.column_stack([problems, np.zeros_like(problems)])
+
+    def optimal_return(self, problem, instruction):
+        return self.env.optimal_return(*np.divmod(problem, self.goals))
+
+
 def first(part):
     """Of (N, ...) or {name: (N, ...)} that of the first copy."""
     if isinstance(part, dict):

@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from tqdm import tqdm
 
-import envs  # noqa: F401 (registers the tasks)
+import envs
 
 DEFAULTS = {  # all that differs between tasks
     "coupling": dict(total_steps=8_000),
@@ -59,6 +59,8 @@ class Args:
     run_dir: Path | None = None  # None: runs/<method>/<env>/<seed>
     overwrite: bool = False  # replace what an earlier run has left there
     eval: Path | None = None  # do not train, evaluate the agent of this run
+    setting: Literal["imrl", "standard"] = "imrl"  # standard: unknown goals
+    exploration_rewards: bool = False  # shown, of an instruction; as standard
     eval_every: int = 20_000  # environment steps between evaluations
     num_actions: int = 8  # A, of coupling
     show_id: bool = False  # of bus: whether each observation shows the problem
@@ -86,6 +88,10 @@ class Args:
                 raise ValueError(f"{option}: {low} to {high}, not {value}")
         if self.show_id and self.env != "bus":
             raise ValueError(f"--show-id: for bus only, not {self.env}")
+        if self.setting == "standard":
+            self.exploration_rewards = True
+            if self.env == "cooking":
+                raise ValueError("--setting: no kitchen has all ingredients")
         gpu = torch.cuda.is_available()
         if self.device == "cuda" and not gpu:
             raise ValueError("--device cuda: PyTorch finds no GPU")
@@ -131,6 +137,8 @@ class Memory(nn.Module):
         self.lstm = nn.LSTM(hidden, hidden)
         waves = isinstance(self.features.net, nn.EmbeddingBag)
         self.direct = 0.2 if waves else 1.0  # waves are high, z is low
+        tokens = max(spaces["instruction"].nvec)  # what has been paid, for what
+        self.paid = nn.Parameter(torch.zeros(tokens, hidden))
 
     def forward(self, steps, length, state=(None, None)):
         """What is known at the steps t < length (B,), packed: (R, 2 * hidden).
@@ -147,6 +155,8 @@ class Memory(nn.Module):
         last = torch.zeros_like(s[:1]) if last is None else last
         # The product of s and s': where a bus has led to is a fact of both.
         x = s + s * torch.cat([last, s[:-1]]) + self.before(before[: len(s)])
+        paid = steps["paid"].T[: len(s), :, None]
+        x = x + paid * self.paid[steps["instruction"]].sum(1)
         x, lstm = self.lstm(pack(x, length), lstm)
         x = x._replace(data=torch.cat([x.data, self.direct * now], 1))
         return x, rows.data, (lstm, s[-1:])
@@ -209,12 +219,12 @@ def td_loss(q, target_q, steps, reward, gamma, args):
     return ((q - returns) ** 2).sum(0) / steps["length"].float().mean(), after
 
 
-def rollout(task, options, policy, z, epsilon, args, rng, state=(None, None)):
+def rollout(task, options, policy, z, epsilon, rng, args, shown, state=None):
     """An epsilon-greedy episode in each of N copies, and its last info.
 
-    Steps {name: (N, ...)}, padded: observation, the action before it, "none"
-    first, and what the task renders, if it does (T + 1 of each); reward (T);
-    instruction; length (on the CPU).
+    Steps {name: (N, ...)}, padded: observation, the action before it ("none"
+    first), what that has paid, if rewards are shown, and what the task renders,
+    if it does (T + 1 of each); reward (T); instruction; length (on the CPU).
     """
     N, T, A = task.num_envs, task.max_steps, int(task.single_action_space.n)
     to = functools.partial(torch.as_tensor, device=z.device)
@@ -222,6 +232,7 @@ def rollout(task, options, policy, z, epsilon, args, rng, state=(None, None)):
     seen, i = batch["observation"], to(batch["instruction"])
     observation = np.zeros((N, T + 1, *seen.shape[1:]), seen.dtype)
     before, reward = np.zeros((N, T + 1), int), np.zeros((N, T), np.float32)
+    paid, state = np.zeros((N, T + 1), np.float32), state or (None, None)
     length, done, frames = torch.zeros(N, dtype=int), np.zeros(N, bool), []
     before[:, 0], ends, random = A, task.actions[-1] == "end", 0
     for t in range(T + 1):
@@ -231,7 +242,7 @@ def rollout(task, options, policy, z, epsilon, args, rng, state=(None, None)):
         if t == T or done.all():
             break
         now = {"observation": to(observation[:, t, None]), "instruction": i}
-        now["before"] = to(before[:, t, None])
+        now |= {"before": to(before[:, t, None]), "paid": to(paid[:, t, None])}
         with torch.no_grad():
             q, state = policy(now, torch.ones_like(length), z, state)
         # An "end" drawn at random is drawn again, lest all episodes be short.
@@ -243,11 +254,11 @@ def rollout(task, options, policy, z, epsilon, args, rng, state=(None, None)):
         action = np.where(rng.random(N) < epsilon, random, greedy)
         length += torch.as_tensor(~done)
         batch, reward[:, t], done, _, info = task.step(action)
-        before[:, t + 1] = action
-    steps = {"observation": observation, "before": before, "reward": reward}
+        before[:, t + 1], paid[:, t + 1] = action, shown * reward[:, t]
+    steps = {"observation": observation, "before": before, "paid": paid}
     if frames:
         steps["frames"] = np.stack(frames, 1)  # (N, up to T + 1, H, W, 3)
-    steps = {name: to(value) for name, value in steps.items()}
+    steps = {name: to(x) for name, x in (steps | {"reward": reward}).items()}
     return steps | {"instruction": i, "length": length}, info
 
 
@@ -329,7 +340,8 @@ def make(args, num_envs, split, **kwargs):
     if args.show_id:
         kwargs["show_id"] = True
     kwargs |= {"num_envs": num_envs, "split": split}
-    return gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
+    task = gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
+    return envs.Standard(task) if args.setting == "standard" else task
 
 
 def open_run(args):
@@ -404,14 +416,19 @@ def trial(agent, task, problem, instruction, by_id, args, epsilons, rng):
     def policy(steps, length, _, state):
         return agent(steps | known, length, state)
 
-    options = {"problem": problem, "instruction": "none"}
+    options = {"problem": problem}
+    if not args.exploration_rewards:
+        options["instruction"] = "none"
     inputs = task, options, policy, no_z
-    exp, info = rollout(*inputs, epsilons[0], args, rng)
-    found = {name: x for name, x in info.items() if name not in options}
+    shown = args.exploration_rewards
+    exp, info = rollout(*inputs, epsilons[0], rng, args, shown)
+    trial = "problem", "instruction"
+    found = {name: x for name, x in info.items() if name not in trial}
     with torch.no_grad():
         _, (lstm, _) = agent(exp | known, exp["length"] + 1)
     options["instruction"], state = instruction, (lstm, None)
-    exe, _ = rollout(*inputs, epsilons[1], args, rng, state)
+    shown = args.setting == "standard"
+    exe, _ = rollout(*inputs, epsilons[1], rng, args, shown, state)
     return exp | known, exe | known, found
 
 

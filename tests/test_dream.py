@@ -39,7 +39,7 @@ def unroll(net, steps, b, ends, *z):
     """A recurrent network step by step, one episode alone: (L, ...)."""
     outputs, state, one = [], (None, None), torch.tensor([1])
     for t in range(steps["length"][b] + ends):
-        names = "observation", "before"
+        names = "observation", "before", "paid"
         now = {name: steps[name][b, t][None, None] for name in names}
         now["instruction"] = steps["instruction"][b, None]
         *out, state = net(now, one, *z, state)
@@ -162,6 +162,41 @@ def test_q_loss_against_a_slow_loop(peng):
         torch.testing.assert_close(loss[b], sum(errors[-T:]) / mean_length)
     torch.testing.assert_close(loss.mean(), torch.stack(errors).mean())
     assert traces > 20  # else it is only one-step learning
+
+
+SHOWN = {"imrl": (False, False), "rewards": (True, False)}
+SHOWN |= {"standard": (True, True)}  # exploring, executing
+
+
+@pytest.mark.parametrize("setting_", SHOWN)
+def test_which_rewards_are_shown(setting_):
+    """The reward of the action before, of the instruction of the episode."""
+    changes = {"standard": {"setting": "standard"}, "imrl": {}}
+    changes["rewards"] = {"exploration_rewards": True}
+    args, agent, _, exp, exe = setting(batch=64, **changes[setting_])
+    none = exp["instruction"] == (1 if setting_ == "standard" else 4)
+    assert none.all() if setting_ == "imrl" else not none.any()
+    for shown, steps in zip(SHOWN[setting_], (exp, exe)):
+        taken = torch.arange(20) < steps["length"][:, None]
+        paid = steps["paid"][:, 1:][taken]
+        assert (paid != 0).all() if shown else (paid == 0).all()
+        assert (steps["paid"][:, 0] == 0).all()
+        if steps is exe and shown:
+            assert paid.equal(steps["reward"][taken])
+
+    # The decoder, and both policies, read them; of an instruction each.
+    def outputs():
+        z = exe["z"]
+        yield agent.decode(agent.f(exp["problem"]), exp, 0.0)[0]
+        yield agent.exploration(exp, exp["length"], z[:, :0])[0]
+        yield agent.execution(exe, exe["length"], z)[0]
+
+    before = [*outputs()]
+    for net in (agent.g, agent.exploration.memory, agent.execution.memory):
+        torch.nn.init.normal_(net.paid)
+    exploring, executing = SHOWN[setting_]
+    changes = [not x.equal(y) for x, y in zip(before, outputs())]
+    assert changes == [exploring, exploring, executing]
 
 
 @pytest.mark.parametrize("env", ["map", "coupling"])
@@ -315,6 +350,8 @@ def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
         (["--learning-rate", "inf"], "--learning-rate"),
         (["--total-steps", "many"], "--total-steps"),
         (["--seed", "-1"], "--seed"),
+        (["--show-id"], "--show-id"),
+        (["--env", "cooking", "--setting", "standard"], "--setting"),
         (["--run-dir", "/proc/nowhere"], "--run-dir"),
         (["--run-dir", str(ROOT / "dream.py")], "--run-dir"),
         (["--eval", "/nowhere"], "--eval"),

@@ -31,7 +31,7 @@ def unroll(net, exp, exe, b):
     state, one, q = (None, None), torch.ones(1, dtype=torch.long), ([], [])
     for k, (steps, more) in enumerate(((exp, 1), (exe, 0))):
         for t in range(steps["length"][b] + more):
-            names = "observation", "before"
+            names = "observation", "before", "paid"
             now = {name: steps[name][b, t][None, None] for name in names}
             names = "instruction", "problem", "by_id"
             now |= {name: steps[name][b, None] for name in names}
@@ -104,8 +104,9 @@ def test_import_pulls_the_trial_towards_the_id():
         state, one = (None, None), torch.ones(1, dtype=torch.long)
         for steps, more in ((exp, 1), (exe, 0)):
             for t in range(steps["length"][b] + more):
-                names = "observation", "before"
+                names = "observation", "before", "paid"
                 now = {name: steps[name][b, t][None, None] for name in names}
+                now["instruction"] = steps["instruction"][b, None]
                 x, _, state = informed.memory(now, one, state)
                 h = informed.trial(x.data[0, : args.hidden])
                 gaps.append(((h - informed.id(exp["problem"][b])) ** 2).sum())
@@ -152,8 +153,9 @@ def test_varibad_divergences_of_successive_posteriors():
         old, total = torch.distributions.Normal(torch.zeros(32), 1.0), 0.0
         for steps in (exp, exe):
             for t in range(steps["length"][b] + 1):
-                names = "observation", "before"
+                names = "observation", "before", "paid"
                 now = {name: steps[name][b, t][None, None] for name in names}
+                now["instruction"] = steps["instruction"][b, None]
                 x, _, state = belief.encoder(now, one, state)
                 mean, log_var = belief.posterior(x.data[0]).chunk(2)
                 new = torch.distributions.Normal(mean, (log_var / 2).exp())

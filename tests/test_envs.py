@@ -397,6 +397,45 @@ CITY_EPISODES = [  # problem, instruction, actions, rewards, last cell, ended
 ]
 
 
+@pytest.mark.parametrize("task", [*CITIES, TASKS[-1]])
+def test_standard_meta_rl_hides_the_goal_in_the_problem(task):
+    """Problem n * layout + goal plays as the layout with that instruction."""
+    n = 12
+    plain, random = vector(task, n), np.random.default_rng(0)
+    copies, goals = envs.Standard(vector(task, n)), len(plain.tokens) - 1
+    pairs = random.choice(plain.pairs(), n)
+    problem = pairs[:, 0] * goals + pairs[:, 1]
+    plain.reset(seed=1, options=options(*pairs.T))
+    batch, info = copies.reset(seed=1, options={"problem": problem})
+    for _ in range(20):
+        assert batch in copies.observation_space
+        assert not batch["instruction"].any() and not info["instruction"].any()
+        assert_equal(info["problem"], problem)
+        actions = random.integers(copies.single_action_space.n, size=n)
+        batch, *results, info = copies.step(actions)
+        expected, *others, _ = plain.step(actions)
+        assert_equal(batch["observation"], expected["observation"])
+        assert_equal(results, others)
+    assert_equal(
+        copies.optimal_return(problem, 0 * problem),
+        plain.optimal_return(*pairs.T),
+    )
+
+
+@pytest.mark.parametrize("task", [*CITIES, TASKS[-1]])
+def test_standard_meta_rl_splits_by_layout(task):
+    copies, plain = envs.Standard(vector(task)), vector(task)
+    n = len(plain.tokens) - 1
+    assert copies.num_problems == n * plain.num_problems
+    for split, layouts in plain.problems.items():
+        expected = {n * layout + k for layout in layouts for k in range(n)}
+        pairs = copies.pairs(split)
+        assert {*copies.problems[split]} == {*pairs[:, 0]} == expected
+        assert len(pairs) == len(expected) and not pairs[:, 1].any()
+    _, info = copies.reset(seed=0)
+    assert info["problem"][0] in copies.problems["train"]
+
+
 @pytest.mark.parametrize("env", ["bus", "map", "distracting-bus"])
 def test_the_id_may_be_shown_in_every_cell(env):
     copies = vector(env, 24, show_id=True)
