@@ -107,7 +107,7 @@ MAY_BE_0 = *SHARES, "seed", "kl"
 
 # --- shared: recurrent Q-learning on replayed episodes ----------------------
 class Features(nn.Module):
-    """What is sensed, (R, ...) -> (R, hidden)."""
+    """What is sensed (R, ...), for the memory and for Q, each (R, hidden)."""
 
     def __init__(self, space, hidden):
         super().__init__()
@@ -124,9 +124,12 @@ class Features(nn.Module):
 
     def forward(self, x):
         if x.dtype == torch.uint8:
-            return self.net(x.permute(0, 3, 1, 2) / 255 - 0.5)
-        # Waves of variance 1 tell any two cells apart, neighbours or not.
-        return 1.4 * (2 * self.net(x + self.first)).sin()
+            s = self.net(x.permute(0, 3, 1, 2) / 255 - 0.5)
+            return s, s
+        # Sums generalise to new combinations, but are to be low beside z. Waves
+        # of variance 1 tell any two cells apart, neighbours or not.
+        sums = self.net(x + self.first)
+        return 1.4 * (2 * sums).sin(), 0.2 * sums
 
 
 class Memory(nn.Module):
@@ -137,8 +140,6 @@ class Memory(nn.Module):
         self.features = Features(spaces["observation"], hidden)
         self.before = nn.Embedding(num_actions + 1, hidden)
         self.lstm = nn.LSTM(hidden, hidden)
-        waves = isinstance(self.features.net, nn.EmbeddingBag)
-        self.direct = 0.2 if waves else 1.0  # waves are high, z is low
         tokens = max(spaces["instruction"].nvec)  # what has been paid, for what
         self.paid = nn.Parameter(torch.zeros(tokens, hidden))
 
@@ -151,8 +152,8 @@ class Memory(nn.Module):
         before = steps["before"].T  # (T, B)
         places = torch.arange(before.numel(), device=before.device)
         rows = pack(places.view(before.T.shape).T, length)
-        now = self.features(steps["observation"].flatten(0, 1)[rows.data])
-        s, _ = pad_packed_sequence(rows._replace(data=now))  # (T, B, hidden)
+        s, now = self.features(steps["observation"].flatten(0, 1)[rows.data])
+        s, _ = pad_packed_sequence(rows._replace(data=s))  # (T, B, hidden)
         lstm, last = state
         last = torch.zeros_like(s[:1]) if last is None else last
         # The product of s and s': where a bus has led to is a fact of both.
@@ -160,7 +161,7 @@ class Memory(nn.Module):
         paid = steps["paid"].T[: len(s), :, None]
         x = x + paid * self.paid[steps["instruction"]].sum(1)
         x, lstm = self.lstm(pack(x, length), lstm)
-        x = x._replace(data=torch.cat([x.data, self.direct * now], 1))
+        x = x._replace(data=torch.cat([x.data, now], 1))
         return x, rows.data, (lstm, s[-1:])
 
 
@@ -193,7 +194,7 @@ class QNetwork(nn.Module):
         z = z[places // T]
         # What to do next hangs on one token, which the past tells; the value
         # of doing it on all.
-        weight = self.attention(x.data).softmax(1)[..., None]
+        weight = (5 * self.attention(x.data)).softmax(1)[..., None]
         token = (weight * tokens).sum(1)
         v = self.value(torch.cat([x.data, tokens.flatten(1), z], 1))
         a = self.advantage(torch.cat([x.data, token, z], 1))
@@ -300,8 +301,7 @@ class Belief(nn.Module):
         with torch.no_grad():
             x, places, state = self.encoder(steps, length, state)
             belief = self.posterior(x.data)
-        s = self.features(steps["observation"].flatten(0, 1)[places])
-        s = self.encoder.direct * s
+        _, s = self.features(steps["observation"].flatten(0, 1)[places])
         return x._replace(data=torch.cat([belief, s], 1)), places, state
 
     def encode(self, steps, state):
@@ -329,7 +329,9 @@ class Belief(nn.Module):
         b, t = taken.nonzero(as_tuple=True)  # R transitions
         observation = steps["observation"]
         action = self.action(steps["before"][b, t + 1])
-        s, then = (self.encoder.features(observation[b, k]) for k in (t, t + 1))
+        s, then = (
+            self.encoder.features(observation[b, k])[0] for k in (t, t + 1)
+        )
         known = torch.cat([s, action], 1).expand(len(m), -1, -1)
         predicted = self.next(torch.cat([m[:, b], known], 2))
         error = self.unlikely(observation[b, t + 1], predicted)

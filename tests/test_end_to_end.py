@@ -176,7 +176,7 @@ def test_varibad_predicts_every_transition(rewarded):
         i = belief.instruction(exe["instruction"][b]).flatten()
         for t in range(exe["length"][b]):
             observation = exe["observation"][b, t : t + 2]
-            s, then = belief.encoder.features(observation)
+            s, then = belief.encoder.features(observation)[0]
             known = torch.cat([s, belief.action(exe["before"][b, t + 1])])
             for k in range(3):
                 logits = belief.next(torch.cat([m[k, b], known]))
