@@ -488,7 +488,7 @@ def save_trials(run):
     by_id, rng = np.zeros(len(pairs), bool), np.random.default_rng(0)
     exp, exe, _ = trial(agent, film, *pairs.T, by_id, args, (0, 0), rng)
     names = {"actions": [str(action) for action in film.actions]}
-    names["instructions"] = [str(film.tokens[i]) for i in pairs[:, 1]]
+    names["instructions"] = [film.names[i] for i in pairs[:, 1]]
     np.savez_compressed(run / "film.npz", **prefixed(exp, exe), **names)
     say(args, last | row)
 

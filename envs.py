@@ -63,6 +63,7 @@ class Task(gymnasium.vector.VectorEnv):
     max_steps = 20
     test_problems, test_instructions = [], []  # none: train and test on all
     exhaustive = True  # deterministic: one trial of a pair tells all
+    names = ()  # of the instructions
     done = None
 
     def __init__(self, sensed, instructions, offers=True, num_envs=1,
@@ -75,6 +76,7 @@ class Task(gymnasium.vector.VectorEnv):
         # "none" is the last row and column, where the index -1 finds it.
         none = np.max(instructions, 0) + 1
         self.tokens = np.array([*instructions, none])
+        self.names = self.names or [str(i) for i in self.tokens]
         test = np.ones((self.num_problems, len(self.tokens)), bool)
         test[:, :-1] = offers
         train = test.copy()
@@ -240,6 +242,7 @@ class Bus(Task):
     inner = (4, 5), (5, 4), (3, 4), (4, 3), (5, 5), (3, 3), (3, 5), (5, 3)
     outer = (0, 1), (0, 7), (8, 1), (8, 7), (0, 4), (4, 0), (8, 4), (4, 8)
     num_problems, num_buses, has_map = 24, 4, False
+    names = [f"({x}, {y})" for x, y in goals[:4]]
 
     def __init__(self, show_id=False, **kwargs):
         self.show_id = show_id
@@ -471,7 +474,7 @@ class SignNav(Task):
     """3D navigation: the sign behind the barrier names the color to fetch."""
 
     actions = ("turn left", "turn right", "forward")
-    exhaustive, num_problems = False, 2
+    exhaustive, num_problems, names = False, 2, ("ball", "block", "key")
     # (x, z, heading) of ball, block and key; a key's flat side faces the start
     objects = {
         "blue": ((1, 1, 0), (9, 5, 0), (5, 1, -1.6)),
@@ -543,6 +546,7 @@ class Standard(gymnasium.vector.VectorWrapper):
     def __init__(self, task):
         super().__init__(task)
         n = self.goals = len(task.tokens) - 1
+        self.names = ["find the goal"]
         self.num_problems = n * task.num_problems
         self.problems = {
             split: np.add.outer(n * problems, np.arange(n)).ravel()
