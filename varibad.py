@@ -15,7 +15,6 @@ Exploring is only rewarded by what execution earns later, as in RL^2.
 """
 
 import argparse
-import copy
 import csv
 import functools
 import json
@@ -34,6 +33,7 @@ import torch
 import tyro
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import envs
@@ -73,7 +73,7 @@ class Args:
     epsilon: float = 0.15  # least random share; copies: geometric, from 1
     sticky: float = 0.0  # share of random actions that repeat the last one
     learning_rate: float = 1e-3  # of Adam
-    target_every: int = 50  # gradient steps between target network copies
+    target_rate: float = 0.02  # of the target network towards the agent
     gamma: float = 0.99  # discount
     lam: float = 0.9  # lambda of Q(lambda)
     peng: float = 0.0  # of lambda, kept after random actions (1: Peng's)
@@ -101,7 +101,7 @@ class Args:
             self.device = "cuda" if gpu else "cpu"
 
 
-SHARES = "priority", "gamma", "lam", "peng", "epsilon", "sticky"
+SHARES = "priority", "target_rate", "gamma", "lam", "peng", "epsilon", "sticky"
 MAY_BE_0 = *SHARES, "seed", "kl"
 
 
@@ -560,7 +560,8 @@ def train(args, run):
     task = make(args, args.num_envs, "train")
     task.reset(seed=args.seed)
     agent = Agent(task, args).to(args.device)
-    target = copy.deepcopy(agent)
+    ema = get_ema_multi_avg_fn(1 - args.target_rate)
+    target = AveragedModel(agent, multi_avg_fn=ema)
     parameters, lr = agent.parameters(), args.learning_rate
     optimizer = torch.optim.Adam(parameters, lr, fused=True)
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
@@ -592,7 +593,7 @@ def train(args, run):
                     {name: x[batch] for name, x in replay.items()}
                     for replay in replays
                 )
-                loss = losses(agent, target, exp, exe, args)
+                loss = losses(agent, target.module, exp, exe, args)
                 td = loss["execution"] + loss["exploration"]
                 priority[batch] = (td.detach() + 1e-6) ** (args.priority / 2)
                 loss = {name: value.mean() for name, value in loss.items()}
@@ -601,8 +602,7 @@ def train(args, run):
                 nn.utils.clip_grad_norm_(agent.parameters(), 10.0, foreach=True)
                 optimizer.step()
                 updates += 1
-                if updates % args.target_every == 0:
-                    target.load_state_dict(agent.state_dict())
+                target.update_parameters(agent)
                 for name, value in loss.items():
                     logged[name + "_loss"].append(value.detach())
             if args.device == "cuda":
@@ -616,7 +616,7 @@ def train(args, run):
                 next_evaluation = steps + args.eval_every
                 row = {"env_steps": steps, "seconds": round(seconds, 2)}
                 row |= {"trials": trials, "updates": updates}
-                row |= evaluate(agent, args, final)[0]
+                row |= evaluate(target.module, args, final)[0]
                 for name, values in logged.items():
                     row[name] = torch.stack(values).mean().item()
                 logged.clear()
@@ -625,7 +625,7 @@ def train(args, run):
                 csv.writer(file).writerow(row.values())
                 file.flush()
                 bar.set_postfix(test_return=row["test_return"])
-    torch.save(agent.state_dict(), run / "agent.pt")
+    torch.save(target.module.state_dict(), run / "agent.pt")
     if row is not None:
         say(args, row)
 
