@@ -47,7 +47,7 @@ def draw_grid(cells, agent):
 class Task(gymnasium.vector.VectorEnv):
     """N copies of one task, stepped together; `reset` begins N episodes.
 
-    Options of `reset`, each a scalar or (N,): `problem`, and `instruction`
+    Actions are one for all or (N,), as are the options of `reset`: `problem`, and `instruction`
     ("none" or -1 to explore). What is missing is drawn from the split: a
     problem, then an instruction that it offers. There is no autoreset: `step`
     ignores copies that have ended. `info` has `problem`, `instruction`, and
@@ -125,11 +125,15 @@ class Task(gymnasium.vector.VectorEnv):
 
     def _whole(self, name, value, low, size):
         """Whole numbers (N,) from low to size - 1: one for all or for each."""
-        value, n = np.asarray(value), self.num_envs
-        fits = value.dtype.kind in "iu" and value.shape in ((), (n,))
-        if not fits or value.min() < low or value.max() >= size:
+        n = self.num_envs
+        try:
+            whole = np.asarray(value)
+        except ValueError:  # rows of different lengths
+            whole = np.empty(0)
+        fits = whole.dtype.kind in "iu" and whole.shape in ((), (n,))
+        if not fits or whole.min() < low or whole.max() >= size:
             raise ValueError(f"{name}: {n} of {low} to {size - 1}, not {value}")
-        return np.broadcast_to(value, n)
+        return np.broadcast_to(whole, n)
 
     def _choose(self, allowed):
         """(N, K) booleans -> one true column of each row, uniformly."""
@@ -146,7 +150,7 @@ class Task(gymnasium.vector.VectorEnv):
         if self.done is None:
             raise ValueError("actions: a step comes after reset")
         n = len(self.actions)
-        actions = self._whole("actions", np.atleast_1d(actions), 0, n)
+        actions = self._whole("actions", actions, 0, n)
         self.active = ~self.done
         reward, over = self.advance(actions)
         if self.actions[-1] == "end":

@@ -230,7 +230,7 @@ def test_bad_arguments():
     copies, env = vector("bus", 2), single("bus")
     copies.reset()
     env.reset(options=options(0, 0))
-    for actions in ([6, 0], [-1, 0], [0.5, 0], [0], 0):
+    for actions in ([6, 0], [-1, 0], [0.5, 0], [0], 6):
         with pytest.raises(ValueError, match="action"):
             copies.step(actions)
     with pytest.raises(ValueError, match="action"):

@@ -1,0 +1,115 @@
+"""Whatever is passed to reset and step: it is right, or a clear ValueError."""
+
+import gymnasium
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import envs
+
+N = 3
+GRIDS = [name for name in envs.TASKS if name != "sign-nav"]
+COPIES = {
+    name: gymnasium.make_vec(f"imrl/{name}-v0", num_envs=N).unwrapped
+    for name in GRIDS
+}
+numbers = st.integers(-3, 600) | st.integers() | st.floats()
+anything = (
+    numbers | st.booleans() | st.text(max_size=5)
+    | st.lists(numbers, max_size=4)
+    | st.lists(st.integers(-1, 4), min_size=N, max_size=N)
+    | st.lists(st.lists(st.integers(0, 3)), max_size=3)
+    | st.dictionaries(st.text(max_size=2), numbers, max_size=2)
+)
+bounded = settings(max_examples=150, deadline=None, derandomize=True)
+tasks = pytest.mark.parametrize("task", GRIDS)
+
+
+def whole(value, low, size):
+    """Value as N whole numbers from low to size - 1, or None."""
+    values = value if isinstance(value, list) else [value] * N
+    right = [type(x) is int and low <= x < size for x in values]
+    return values if len(values) == N and all(right) else None
+
+
+@tasks
+@bounded
+@given(value=anything)
+def test_problem(task, value):
+    copies = COPIES[task]
+    options = {"problem": value, "instruction": "none"}
+    expected = whole(value, 0, copies.num_problems)
+    if expected is None:
+        with pytest.raises(ValueError, match="problem"):
+            copies.reset(options=options)
+    else:
+        _, info = copies.reset(options=options)
+        assert info["problem"].tolist() == expected
+
+
+@tasks
+@bounded
+@given(value=anything, problem=st.integers(0, 7))
+def test_instruction(task, value, problem):
+    copies = COPIES[task]
+    options = {"problem": problem, "instruction": value}
+    offered = copies.offers["test"][problem]
+    expected = whole(value, -1, len(offered) - 1)
+    explore = value == "none"
+    if explore:
+        expected = [-1] * N
+    if expected is None or not offered[expected].all():
+        with pytest.raises(ValueError, match="instruction"):
+            copies.reset(options=options)
+    else:
+        _, info = copies.reset(options=options)
+        assert info["instruction"].tolist() == expected
+
+
+@tasks
+@bounded
+@given(value=anything)
+def test_actions(task, value):
+    copies = COPIES[task]
+    copies.reset(seed=0)
+    expected = whole(value, 0, len(copies.actions))
+    if expected is None:
+        before = copies.t.copy(), copies.problem
+        with pytest.raises(ValueError, match="actions"):
+            copies.step(value)
+        assert (copies.t == before[0]).all()
+    else:
+        batch, reward, _, _, _ = copies.step(value)
+        assert batch in copies.observation_space
+        assert np.isfinite(reward).all()
+
+
+@tasks
+@bounded
+@given(value=anything)
+def test_an_action_of_a_single_copy(task, value):
+    env = gymnasium.make(f"imrl/{task}-v0").unwrapped
+    with pytest.raises(ValueError, match="reset"):
+        env.step(0)
+    env.reset(seed=0)
+    if type(value) is int and 0 <= value < len(env.task.actions):
+        _, _, ended, _, _ = env.step(value)
+        if ended:
+            with pytest.raises(ValueError, match="reset"):
+                env.step(0)
+    else:
+        with pytest.raises(ValueError, match="actions"):
+            env.step(value)
+
+
+@tasks
+@bounded
+@given(name=st.text(), split=st.text())
+def test_names(task, name, split):
+    if name not in ("problem", "instruction"):
+        with pytest.raises(ValueError, match="options: problem, instruction"):
+            COPIES[task].reset(options={name: 0})
+    if split not in ("train", "test"):
+        with pytest.raises(ValueError, match="split"):
+            gymnasium.make_vec(f"imrl/{task}-v0", split=split)
