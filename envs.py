@@ -47,11 +47,11 @@ def draw_grid(cells, agent):
 class Task(gymnasium.vector.VectorEnv):
     """N copies of one task, stepped together; `reset` begins N episodes.
 
-    Actions are one for all or (N,), as are the options of `reset`: `problem`, and `instruction`
-    ("none" or -1 to explore). What is missing is drawn from the split: a
-    problem, then an instruction that it offers. There is no autoreset: `step`
-    ignores copies that have ended. `info` has `problem`, `instruction`, and
-    what the episode has found so far. A wrong argument raises ValueError.
+    Actions are one for all or (N,), as are the options of `reset`: `problem`,
+    and `instruction` ("none" or -1 to explore). What is missing is drawn from
+    the split: a problem, then an instruction that it offers. No autoreset:
+    `step` ignores copies that have ended. `info` has `problem`, `instruction`,
+    and what the episode has found so far. A wrong argument raises ValueError.
 
     A task defines `start`, how an episode begins; `advance`, which keeps its
     state `episode`, {name: (N, ...)}; and `sense` and `picture`, which read it.
