@@ -353,8 +353,8 @@ def trial(agent, task, problem, instruction, from_id, args, epsilons, rng):
         inputs += epsilons[0], rng, args, args.exploration_rewards
         exp, info = rollout(*inputs)
         g, distance, reward = agent.decode(f, exp, args.cost)
-    trial = "problem", "instruction"
-    found = {name: x for name, x in info.items() if name not in trial}
+    drawn = "problem", "instruction"
+    found = {name: x for name, x in info.items() if name not in drawn}
     exp |= {"problem": mu, "distance": distance.T, "reward": reward.T}
     noise = rng.normal(0, args.noise, f.shape).astype(np.float32)
     z = torch.where(from_id[:, None], f + to(noise), g)

@@ -499,8 +499,8 @@ def trial(agent, task, problem, instruction, by_id, args, epsilons, rng):
     inputs = task, options, policy, no_z
     shown = args.exploration_rewards
     exp, info = rollout(*inputs, epsilons[0], rng, args, shown)
-    trial = "problem", "instruction"
-    found = {name: x for name, x in info.items() if name not in trial}
+    drawn = "problem", "instruction"
+    found = {name: x for name, x in info.items() if name not in drawn}
     with torch.no_grad():
         _, (lstm, _) = agent(exp | known, exp["length"] + 1)
     options["instruction"], state = instruction, (lstm, None)
