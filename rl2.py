@@ -136,7 +136,8 @@ class Memory(nn.Module):
         self.features = Features(spaces["observation"], hidden)
         self.before = nn.Embedding(num_actions + 1, hidden)
         self.lstm = nn.LSTM(hidden, hidden)
-        tokens = max(spaces["instruction"].nvec)  # what has been paid, for what
+        tokens = max(spaces["instruction"].nvec)
+        # A reward that is shown means something only with its instruction.
         self.paid = nn.Parameter(torch.zeros(tokens, hidden))
 
     def forward(self, steps, length, state=(None, None)):
@@ -188,8 +189,8 @@ class QNetwork(nn.Module):
         T = steps["before"].shape[1]
         tokens = self.instruction(steps["instruction"])[places // T]
         z = z[places // T]
-        # What to do next hangs on one token, which the past tells; the value
-        # of doing it on all.
+        # What to do next hangs on one token, which the past tells (5: sharply);
+        # the value of doing it on all.
         weight = (5 * self.attention(x.data)).softmax(1)[..., None]
         token = (weight * tokens).sum(1)
         v = self.value(torch.cat([x.data, tokens.flatten(1), z], 1))
