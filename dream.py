@@ -74,6 +74,7 @@ class Args:
     epsilon: float = 0.15  # least random share; copies: geometric, from 1
     sticky: float = 0.0  # share of random actions that repeat the last one
     learning_rate: float = 1e-3  # of Adam; four times that for f
+    halving: float = 20_000  # trials that halve the learning rate
     target_rate: float = 0.02  # of the target network towards the agent
     gamma: float = 0.99  # discount
     lam: float = 0.9  # lambda of Q(lambda)
@@ -126,7 +127,7 @@ class Features(nn.Module):
 
     def forward(self, x):
         if x.dtype == torch.uint8:
-            s = self.net(x.permute(0, 3, 1, 2) / 255 - 0.5)
+            s = self.net((x.permute(0, 3, 1, 2) - 127.5).div_(255))
             return s, s
         # Sums generalise to new combinations, but are to be low beside z. Waves
         # of variance 1 tell any two cells apart, neighbours or not.
@@ -155,7 +156,8 @@ class Memory(nn.Module):
         before = steps["before"].T  # (T, B)
         places = torch.arange(before.numel(), device=before.device)
         rows = pack(places.view(before.T.shape).T, length)
-        s, now = self.features(steps["observation"].flatten(0, 1)[rows.data])
+        seen = steps["observation"].flatten(0, 1).index_select(0, rows.data)
+        s, now = self.features(seen)
         s, _ = pad_packed_sequence(rows._replace(data=s))  # (T, B, hidden)
         lstm, last = state
         last = torch.zeros_like(s[:1]) if last is None else last
@@ -163,7 +165,8 @@ class Memory(nn.Module):
         x = s + s * torch.cat([last, s[:-1]]) + self.before(before[: len(s)])
         paid = steps["paid"].T[: len(s), :, None]
         x = x + paid * self.paid[steps["instruction"]].sum(1)
-        x, lstm = self.lstm(pack(x, length), lstm)
+        x, lstm = self.lstm(x, lstm)
+        x = pack(x, length)
         x = x._replace(data=torch.cat([x.data, now], 1))
         return x, rows.data, (lstm, s[-1:])
 
@@ -274,6 +277,12 @@ def store(replay, episodes, slots, capacity):
         if name not in replay:
             replay[name] = new.new_empty(capacity, *new.shape[1:])
         replay[name][slots] = new
+
+
+def sample(replay, batch):
+    """These episodes (B,) of the replay."""
+    to = {name: batch.to(x.device) for name, x in replay.items()}
+    return {name: x.index_select(0, to[name]) for name, x in replay.items()}
 
 
 # --- end of shared ----------------------------------------------------------
@@ -537,10 +546,7 @@ def train(args, run):
             size = args.updates * args.batch
             batches = priority[:trials].multinomial(size, replacement=True)
             for batch in batches.cpu().view(args.updates, args.batch):
-                exp, exe = (
-                    {name: x[batch] for name, x in replay.items()}
-                    for replay in replays
-                )
+                exp, exe = (sample(replay, batch) for replay in replays)
                 loss = losses(agent, target.module, exp, exe, args, explore)
                 td = loss["execution"] + loss.get("exploration", 0)
                 priority[batch] = (td.detach() + 1e-6) ** (args.priority / 2)
@@ -553,6 +559,8 @@ def train(args, run):
                 target.update_parameters(agent)
                 for name, value in loss.items():
                     logged[name].append(value.detach())
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.5 ** (args.num_envs / args.halving)
             if args.device == "cuda":
                 torch.cuda.synchronize()
             seconds += time.perf_counter() - began
