@@ -72,7 +72,7 @@ class Args:
     epsilon: float = 0.15  # least random share; copies: geometric, from 1
     sticky: float = 0.0  # share of random actions that repeat the last one
     learning_rate: float = 1e-3  # of Adam
-    halving: float = 20_000  # trials that halve the learning rate
+    halving: float = 30_000  # trials that halve the learning rate
     target_rate: float = 0.02  # of the target network towards the agent
     gamma: float = 0.99  # discount
     pull: float = 0.1  # weight of the pull towards the id's embedding
@@ -134,6 +134,8 @@ class Features(nn.Module):
 class Memory(nn.Module):
     """Recurrent over transitions (s, a, s')."""
 
+    carried = False  # whether the state is that of the end, and not of padding
+
     def __init__(self, spaces, num_actions, hidden):
         super().__init__()
         self.features = Features(spaces["observation"], hidden)
@@ -144,27 +146,34 @@ class Memory(nn.Module):
         self.paid = nn.Parameter(torch.zeros(tokens, hidden))
 
     def forward(self, steps, length, state=(None, None)):
-        """What is known at the steps t < length (B,), packed: (R, 2 * hidden).
+        """What is known at the R steps t < length (B,), (R, 2 * hidden).
 
-        Also their places b * T + t, (R,), and the state.
+        Also which steps these are, (t, b), each (R,), and the state.
         """
-        pack = functools.partial(pack_padded_sequence, enforce_sorted=False)
-        before = steps["before"].T  # (T, B)
-        places = torch.arange(before.numel(), device=before.device)
-        rows = pack(places.view(before.T.shape).T, length)
-        seen = steps["observation"].flatten(0, 1).index_select(0, rows.data)
-        s, now = self.features(seen)
-        s, _ = pad_packed_sequence(rows._replace(data=s))  # (T, B, hidden)
+        T, B = int(length.max()), len(length)
+        before = steps["before"].T[:T]  # (T, B)
+        t, b = (torch.arange(T)[:, None] < length).nonzero().T.to(before.device)
+        frames = steps["observation"]
+        rows = b * frames.shape[1] + t
+        s, now = self.features(frames.flatten(0, 1).index_select(0, rows))
+        s = pad(s, (t, b), T, B)
         lstm, last = state
         last = torch.zeros_like(s[:1]) if last is None else last
         # The product of s and s': where a bus has led to is a fact of both.
-        x = s + s * torch.cat([last, s[:-1]]) + self.before(before[: len(s)])
-        paid = steps["paid"].T[: len(s), :, None]
+        x = s + s * torch.cat([last, s[:-1]]) + self.before(before)
+        paid = steps["paid"].T[:T, :, None]
         x = x + paid * self.paid[steps["instruction"]].sum(1)
+        if self.carried:
+            x = pack_padded_sequence(x, length, enforce_sorted=False)
         x, lstm = self.lstm(x, lstm)
-        x = pack(x, length)
-        x = x._replace(data=torch.cat([x.data, now], 1))
-        return x, rows.data, (lstm, s[-1:])
+        if self.carried:
+            x, _ = pad_packed_sequence(x)
+        return torch.cat([x[t, b], now], 1), (t, b), (lstm, s[-1:])
+
+
+def pad(rows, at, T, B):
+    """Zeros (T, B, ...), but for these rows (R, ...) at (t, b), each (R,)."""
+    return rows.new_zeros(T, B, *rows.shape[1:]).index_put(at, rows)
 
 
 class QNetwork(nn.Module):
@@ -190,18 +199,16 @@ class QNetwork(nn.Module):
 
     def forward(self, steps, length, z, state=(None, None)):
         """Q (T, B, A), 0 from t = length (B,) on, given z (B, Z); the state."""
-        x, places, state = self.memory(steps, length, state)
-        T = steps["before"].shape[1]
-        tokens = self.instruction(steps["instruction"])[places // T]
-        z = z[places // T]
+        x, (t, b), state = self.memory(steps, length, state)
+        tokens, z = self.instruction(steps["instruction"])[b], z[b]
         # What to do next hangs on one token, which the past tells (5: sharply);
         # the value of doing it on all.
-        weight = (5 * self.attention(x.data)).softmax(1)[..., None]
+        weight = (5 * self.attention(x)).softmax(1)[..., None]
         token = (weight * tokens).sum(1)
-        v = self.value(torch.cat([x.data, tokens.flatten(1), z], 1))
-        a = self.advantage(torch.cat([x.data, token, z], 1))
-        q = x._replace(data=v + a - a.mean(1, keepdim=True))
-        return pad_packed_sequence(q, total_length=T)[0], state
+        v = self.value(torch.cat([x, tokens.flatten(1), z], 1))
+        a = self.advantage(torch.cat([x, token, z], 1))
+        q = v + a - a.mean(1, keepdim=True)
+        return pad(q, (t, b), *steps["before"].T.shape), state
 
 
 def td_loss(q, target_q, steps, reward, gamma, args):
@@ -293,14 +300,13 @@ class Informed(nn.Module):
         self.trial = nn.Linear(hidden, hidden)
 
     def forward(self, steps, length, state):
-        x, places, state = self.memory(steps, length, state)
-        past, s = x.data.chunk(2, 1)
-        b = places // steps["before"].shape[1]
+        x, (t, b), state = self.memory(steps, length, state)
+        past, s = x.chunk(2, 1)
         id, trial = self.id(steps["problem"])[b], self.trial(past)
         if torch.is_grad_enabled():
             self.gaps.append(((trial - id.detach()) ** 2).sum(1))
         h = torch.where(steps["by_id"][b, None], id, trial)
-        return x._replace(data=torch.cat([h, s], 1)), places, state
+        return torch.cat([h, s], 1), (t, b), state
 
 
 class Agent(nn.Module):
@@ -389,6 +395,9 @@ def say(args, row):
 
 # --- end of shared ----------------------------------------------------------
 # --- shared: learning over the whole trial ----------------------------------
+Memory.carried = True  # from exploration to execution
+
+
 def q_losses(agent, target, exp, exe, args):
     """TD losses {name: (B,)} of both episodes of replayed trials."""
 

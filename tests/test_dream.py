@@ -43,7 +43,7 @@ def unroll(net, steps, b, ends, *z):
         now = {name: steps[name][b, t][None, None] for name in names}
         now["instruction"] = steps["instruction"][b, None]
         *out, state = net(now, one, *z, state)
-        outputs.append(out[0][0, 0] if z else out[0].data[0])
+        outputs.append(out[0][0, 0] if z else out[0][0])
     return torch.stack(outputs)
 
 

@@ -108,7 +108,7 @@ def test_import_pulls_the_trial_towards_the_id():
                 now = {name: steps[name][b, t][None, None] for name in names}
                 now["instruction"] = steps["instruction"][b, None]
                 x, _, state = informed.memory(now, one, state)
-                h = informed.trial(x.data[0, : args.hidden])
+                h = informed.trial(x[0, : args.hidden])
                 gaps.append(((h - informed.id(exp["problem"][b])) ** 2).sum())
             state = state[0], None
     expected = args.pull * torch.stack(gaps).mean()
@@ -157,7 +157,7 @@ def test_varibad_divergences_of_successive_posteriors():
                 now = {name: steps[name][b, t][None, None] for name in names}
                 now["instruction"] = steps["instruction"][b, None]
                 x, _, state = belief.encoder(now, one, state)
-                mean, log_var = belief.posterior(x.data[0]).chunk(2)
+                mean, log_var = belief.posterior(x[0]).chunk(2)
                 new = torch.distributions.Normal(mean, (log_var / 2).exp())
                 total += torch.distributions.kl_divergence(new, old).sum()
                 old = new
