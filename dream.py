@@ -42,7 +42,7 @@ DEFAULTS = {  # all that differs between tasks
     "coupling": dict(total_steps=8_000, explore_after=500),
     "bus": {},
     "map": {},
-    "distracting-bus": dict(total_steps=1_500_000, explore_after=20_000),
+    "distracting-bus": dict(total_steps=1_000_000, explore_after=20_000),
     "cooking": dict(total_steps=2_000_000, explore_after=10_000, cost=0.005),
     "sign-nav": dict(
         total_steps=1_000_000, explore_after=4_000, updates=16, batch=32,
