@@ -15,13 +15,11 @@ an execution episode with an instruction i. Four parts learn:
 """
 
 import argparse
-import csv
 import functools
 import json
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +60,10 @@ class Args:
     eval: Path | None = None  # do not train, evaluate the agent of this run
     setting: Literal["imrl", "standard"] = "imrl"  # standard: unknown goals
     exploration_rewards: bool = False  # shown, of an instruction; as standard
+    execution_episodes: int = 1  # K of a test trial, each its own instruction
+    no_exploration: bool = False  # the first of the K explores, and counts
+    resume: bool = False  # go on from the checkpoint, if there is one
+    checkpoint_minutes: float = 5.0  # between two; 0: none (sign-nav: 7 GB)
     eval_every: int = 20_000  # environment steps between evaluations
     num_actions: int = 8  # A, of coupling
     show_id: bool = False  # of bus: whether each observation shows the problem
@@ -97,6 +99,8 @@ class Args:
             self.exploration_rewards = True
             if self.env == "cooking":
                 raise ValueError("--setting: no kitchen has all ingredients")
+        if self.no_exploration and self.execution_episodes == 1:
+            raise ValueError("--execution-episodes: 2, as the first explores")
         gpu = torch.cuda.is_available()
         if self.device == "cuda" and not gpu:
             raise ValueError("--device cuda: PyTorch finds no GPU")
@@ -106,6 +110,8 @@ class Args:
 
 SHARES = "priority", "target_rate", "gamma", "lam", "peng", "epsilon", "sticky"
 MAY_BE_0 = *SHARES, "seed", "explore_after", "noise", "beta", "cost"
+MAY_BE_0 += ("checkpoint_minutes",)
+LOGGED = "execution_loss", "exploration_loss", "decoder_loss", "gradient_norm"
 
 
 # --- shared: recurrent Q-learning on replayed episodes ----------------------
@@ -353,13 +359,16 @@ def losses(agent, target, exp, exe, args, explore=True):
     return loss
 
 
-def trial(agent, task, problem, instruction, from_id, args, epsilons, rng):
+def trial(agent, task, problem, instructions, from_id, args, epsilons, rng):
     """Explore and execute, on z ~ F(z|mu) where from_id (N,), else z = g(tau).
 
-    Returns both episodes {name: (N, ...)} and what exploration has found.
+    Returns the exploration {name: (N, ...)}, an execution like it for each of
+    the instructions (N,), None where they are drawn, and what has been found.
     """
     options = {"problem": problem}
-    if not args.exploration_rewards:
+    if args.no_exploration:
+        options["instruction"], *instructions = instructions
+    elif not args.exploration_rewards:
         options["instruction"] = "none"
     to = functools.partial(torch.as_tensor, device=agent.f.weight.device)
     mu, from_id = to(problem), to(from_id)
@@ -371,13 +380,17 @@ def trial(agent, task, problem, instruction, from_id, args, epsilons, rng):
         g, distance, reward = agent.decode(f, exp, args.cost)
     drawn = "problem", "instruction"
     found = {name: x for name, x in info.items() if name not in drawn}
-    exp |= {"problem": mu, "distance": distance.T, "reward": reward.T}
+    exp |= {"problem": mu, "distance": distance.T, "earned": exp["reward"]}
+    exp["reward"] = reward.T
     noise = rng.normal(0, args.noise, f.shape).astype(np.float32)
     z = torch.where(from_id[:, None], f + to(noise), g)
-    options["instruction"] = instruction
-    inputs = task, options, agent.execution, z, epsilons[1], rng, args
-    exe, _ = rollout(*inputs, args.setting == "standard")
-    return exp, exe | {"from_id": from_id, "z": z}, found
+    shown, exes = args.setting == "standard", []
+    for instruction in instructions:
+        options["instruction"] = instruction
+        inputs = task, options, agent.execution, z, epsilons[1], rng, args
+        exe, _ = rollout(*inputs, shown)
+        exes.append(exe | {"from_id": from_id, "z": z})
+    return exp, exes, found
 
 
 def evaluate(agent, args, final=False):
@@ -390,15 +403,21 @@ def evaluate(agent, args, final=False):
         copies, from_id = make(args, len(pairs), "test"), [by_id] * len(pairs)
         copies.reset(seed=0)
         epsilons, rng = (0.5 * by_id, 0.0), np.random.default_rng(0)
-        inputs = agent, copies, *pairs.T, from_id, args, epsilons, rng
-        exp, exe, found = trial(*inputs)
-        returns = exe["reward"].double().sum(1)
+        given = pairs[:, 0], instructions(pairs, args.execution_episodes)
+        inputs = agent, copies, *given, from_id, args, epsilons, rng
+        exp, exes, found = trial(*inputs)
+        paid = [exp["earned"]] * args.no_exploration
+        paid = torch.stack(paid + [exe["reward"] for exe in exes])
+        returns = paid.double().sum(2)  # (K, P)
         row[name] = returns.mean()
-        return exp, exe, found, returns.std(correction=0) / len(pairs) ** 0.5
+        error = returns.mean(0).std(correction=0) / len(pairs) ** 0.5
+        return exp, exes[0], found, error, returns.mean(1)
 
     # Meta-testing: greedy, no id
-    exp, exe, found, error = play("test_return", task.pairs())
+    exp, exe, found, error, returns = play("test_return", task.pairs())
     row["test_return_se"] = 0.0 if task.exhaustive else error
+    if len(returns) > 1:
+        row |= {f"test_return_{k + 1}": x for k, x in enumerate(returns)}
     row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
     row["exploration_steps"] = exp["length"].double().mean()
     row |= {name: value.mean() for name, value in found.items()}
@@ -408,7 +427,7 @@ def evaluate(agent, args, final=False):
     # What is not yet learned, in training problems: execution on z ~ F(z|mu),
     # and the decoder after exploration at random in half of the steps
     pairs = task.pairs("train", "train")
-    half, _, found, _ = play("return_with_id", pairs, by_id=True)
+    half, _, found, *_ = play("return_with_id", pairs, by_id=True)
     f = agent.f(half["problem"]).detach()
     left = half["distance"][torch.arange(len(f)), half["length"]].cpu()
     row["exploration_reward"] = half["reward"].sum(1).mean()
@@ -420,9 +439,15 @@ def evaluate(agent, args, final=False):
 
 
 # --- shared: command line and run directory ---------------------------------
+METHOD = Path(__file__).stem.strip("_")
+VERSION = 1  # of what is saved
+MAY_CHANGE = "commit", "total_steps", "run_dir", "overwrite", "resume", "eval"
+MAY_CHANGE += ("checkpoint_minutes",)
+
+
 def stop(message):
     """Bad input: one line, status 2."""
-    print(f"error: {message}", file=sys.stderr)
+    tqdm.write(f"error: {message}".splitlines()[0], sys.stderr)
     sys.exit(2)
 
 
@@ -446,24 +471,76 @@ def make(args, num_envs, split, **kwargs):
     return envs.Standard(task) if args.setting == "standard" else task
 
 
+def instructions(pairs, K):
+    """K instructions for each (problem, instruction), the given one first."""
+    given = np.tile(pairs[:, 1], (K, 1))  # (K, P)
+    for problem in np.unique(pairs[:, 0]):
+        same = pairs[:, 0] == problem
+        given[:, same] = [np.roll(given[0, same], k) for k in range(K)]
+    return given
+
+
+def write(path, what):
+    """A whole file or none: written beside, then renamed."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            if path.suffix == ".pt":
+                torch.save(what, file)
+            elif path.suffix == ".npz":
+                np.savez_compressed(file, **what)
+            else:
+                file.write(what.encode())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            part.unlink()
+        # What the disk has said, torch keeps behind words of its own.
+        stop(f"{path}: {error.__context__ or error}")
+
+
+def load(path, device=None):
+    """What this method has saved there."""
+    try:
+        saved = torch.load(path, device, weights_only=True)
+        form = [saved["config"][name] for name in ("method", "version")]
+    except Exception as error:  # of many kinds, where the file is not whole
+        stop(f"{path}: {type(error).__name__}: {error}")
+    if form != [METHOD, VERSION]:
+        stop(f"{path}: method and version {form}, not {[METHOD, VERSION]}")
+    return saved
+
+
 def open_run(args):
-    """Make the run directory, with config.json."""
-    method = Path(__file__).stem.strip("_")
-    run = args.run_dir or Path("runs", method, args.env, str(args.seed))
+    """The run directory, the configuration, and the checkpoint to resume."""
+    run = args.run_dir or Path("runs", METHOD, args.env, str(args.seed))
     git = f"git -C '{Path(__file__).resolve().parent}' rev-parse HEAD"
     status, commit = subprocess.getstatusoutput(git)
-    config = {"method": method, "commit": None if status else commit}
-    config = json.dumps(config | vars(args), indent=1, default=str)
+    config = {"method": METHOD, "version": VERSION}
+    config |= {"commit": None if status else commit, **vars(args)}
+    config = json.dumps(config, indent=1, default=str)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if any(run.iterdir()) and not args.overwrite:
-            stop(f"{run} is not empty; --overwrite replaces what is in it")
-        for name in ("progress.csv", "agent.pt", "episodes.npz", "film.npz"):
-            (run / name).unlink(missing_ok=True)
-        (run / "config.json").write_text(config + "\n")
+        names = {path.name for path in run.iterdir()}
+        saved = None
+        if args.resume and "checkpoint.pt" in names:
+            saved = load(run / "checkpoint.pt")
+            for name, value in saved["config"].items():
+                now = json.loads(config).get(name)
+                if now != value and name not in MAY_CHANGE:
+                    stop(f"--resume: {run} has {name} {value}, not {now}")
+        elif args.resume and "agent.pt" in names:
+            stop(f"--resume: {run} has no checkpoint.pt")
+        elif names and not (args.overwrite or args.resume):
+            stop(f"{run} is not empty; --resume goes on, --overwrite replaces")
+        old = "progress.csv", "checkpoint.pt", "agent.pt"
+        for name in (*old, "episodes.npz", "film.npz"):
+            if not saved:
+                (run / name).unlink(missing_ok=True)
     except OSError as error:
         stop(f"--run-dir: {run}: {error.strerror}")
-    return run
+    write(run / "config.json", config + "\n")
+    return run, json.loads(config), saved
 
 
 def say(args, row):
@@ -481,32 +558,28 @@ def say(args, row):
 # --- end of shared ----------------------------------------------------------
 def save_trials(run):
     """--eval: many test trials of a saved agent, and a film of a few."""
-    try:
-        config = json.loads((run / "config.json").read_text())
-        config = {k: v for k, v in config.items() if hasattr(Args, k)}
-        args = Args(**config | {"device": "cpu"})
-        weights = torch.load(run / "agent.pt", "cpu", weights_only=True)
-        last = [*csv.DictReader((run / "progress.csv").open())][-1]
-    except (OSError, ValueError, IndexError) as error:
-        stop(f"--eval: {run} holds no finished run: {error}")
+    saved = load(run / "agent.pt", "cpu")
+    config = {k: v for k, v in saved["config"].items() if hasattr(Args, k)}
+    args = Args(**config | {"device": "cpu"})
     task = make(args, 1, "test")
     agent, known = Dream(task, args), task.problems["train"]
-    agent.load_state_dict(weights)
+    agent.load_state_dict(saved["agent"])
     row, exp, exe = evaluate(agent, args, final=True)
     exp["reward"][~np.isin(exp["problem"], known)] = np.nan  # has no f(mu)
-    more = {"f": weights["f.weight"][known], "f_problem": known}
-    np.savez_compressed(run / "episodes.npz", **prefixed(exp, exe), **more)
+    more = {"f": saved["agent"]["f.weight"][known], "f_problem": known}
+    write(run / "episodes.npz", more | prefixed(exp, exe))
 
     # A film: in one training problem, a trial for each instruction
     pairs = task.pairs("train", "train")
     pairs = pairs[pairs[:, 0] == pairs[len(pairs) // 2, 0]]
     film = make(args, len(pairs), "test", render_mode="rgb_array")
     by_id, rng = np.zeros(len(pairs), bool), np.random.default_rng(0)
-    exp, exe, _ = trial(agent, film, *pairs.T, by_id, args, (0, 0), rng)
-    names = {"actions": [str(action) for action in film.actions]}
-    names["instructions"] = [film.names[i] for i in pairs[:, 1]]
-    np.savez_compressed(run / "film.npz", **prefixed(exp, exe), **names)
-    say(args, last | row)
+    given = pairs[:, 0], instructions(pairs, args.execution_episodes)
+    exp, exes, _ = trial(agent, film, *given, by_id, args, (0, 0), rng)
+    more = {"actions": [str(action) for action in film.actions]}
+    more["instructions"] = [film.names[i] for i in pairs[:, 1]]
+    write(run / "film.npz", more | prefixed(exp, exes[0]))
+    say(args, saved["row"] | row)
 
 
 def prefixed(exp, exe):
@@ -515,11 +588,9 @@ def prefixed(exp, exe):
     return exp | {"exe_" + name: x for name, x in exe.items()}
 
 
-def train(args, run):
+def train(args, run, config, saved):
     torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
     task = make(args, args.num_envs, "train")
-    task.reset(seed=args.seed)
     agent = Dream(task, args).to(args.device)
     ema = get_ema_multi_avg_fn(1 - args.target_rate)
     target = AveragedModel(agent, multi_avg_fn=ema)
@@ -527,22 +598,50 @@ def train(args, run):
     groups = [{"params": others}, {"params": f, "lr": 4 * args.learning_rate}]
     optimizer = torch.optim.Adam(groups, args.learning_rate, fused=True)
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
-    replays, logged, row = ({}, {}), defaultdict(list), None
+    drawn = [None] * (1 + args.no_exploration)
+    replays, logged, rows, row = ({}, {}), {}, [], None
     priority = torch.ones(args.replay, device=args.device)
-    steps = trials = updates = next_evaluation = seconds = 0
-    file = open(run / "progress.csv", "w", newline="")
-    bar = tqdm(total=args.total_steps, unit=" steps")
-    with file, bar, suppress(KeyboardInterrupt):  # what was logged is kept
-        while steps < args.total_steps:
-            began = time.perf_counter()
+    steps = trials = updates = seconds = 0
+    next_evaluation, checkpointed = 1, time.monotonic()
+    learned = {"agent": agent, "target": target, "optimizer": optimizer}
+    if saved:
+        for name, part in learned.items():
+            part.load_state_dict(saved[name])
+        replays, priority, logged, rows, counts = saved["data"]
+        steps, trials, updates, seconds, next_evaluation = counts
+    bar = tqdm(total=args.total_steps, initial=steps, unit=" steps")
+    with bar, suppress(KeyboardInterrupt):  # what was logged is kept
+        while True:
+            # EVALUATE
+            final = steps >= args.total_steps
+            if final or steps >= next_evaluation:
+                row = {"env_steps": steps, "seconds": round(seconds, 2)}
+                row |= {"trials": trials, "updates": updates}
+                row |= evaluate(target.module, args, final)[0]
+                for name in LOGGED:
+                    row[name] = torch.tensor(logged.pop(name, [])).mean().item()
+                next_evaluation = steps + args.eval_every
+                rows.append(row)
+                lines = row, *(row.values() for row in rows)
+                lines = [",".join(map(str, line)) for line in lines]
+                write(run / "progress.csv", "\n".join(lines) + "\n")
+                bar.set_postfix(test_return=row["test_return"])
+            if final:
+                break
+
             # EXPLORE, then EXECUTE on the z of the id or of the exploration
+            began = time.perf_counter()
+            # Each round has its own random numbers, resumed or not.
+            rng = task.np_random = np.random.default_rng([args.seed, trials])
+            torch.manual_seed(rng.integers(2**63))
             explore = trials >= args.explore_after
             epsilons = rng.permutation(spread) if explore else 1.0, spread
             mu = rng.choice(task.problems["train"], args.num_envs)
             from_id = rng.random(args.num_envs) < 0.5
-            new = trial(agent, task, mu, None, from_id, args, epsilons, rng)
+            inputs = agent, task, mu, drawn, from_id, args, epsilons, rng
+            exp, (exe,), _ = trial(*inputs)
             slots = torch.arange(trials, trials + args.num_envs) % args.replay
-            for replay, episodes in zip(replays, new):
+            for replay, episodes in zip(replays, (exp, exe)):
                 store(replay, episodes, slots, args.replay)
                 steps += int(episodes["length"].sum())
             trials += args.num_envs
@@ -559,36 +658,35 @@ def train(args, run):
                 loss = {name: value.mean() for name, value in loss.items()}
                 optimizer.zero_grad()
                 sum(loss.values()).backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), 10.0, foreach=True)
+                parameters = agent.parameters()
+                norm = nn.utils.clip_grad_norm_(parameters, 10.0, foreach=True)
                 optimizer.step()
                 updates += 1
                 target.update_parameters(agent)
-                for name, value in loss.items():
-                    logged[name].append(value.detach())
+                loss = {name + "_loss": value for name, value in loss.items()}
+                for name, value in (loss | {"gradient_norm": norm}).items():
+                    logged.setdefault(name, []).append(value.detach())
             for group in optimizer.param_groups:
                 group["lr"] *= 0.5 ** (args.num_envs / args.halving)
-            if args.device == "cuda":
-                torch.cuda.synchronize()
+            for name, values in logged.items():
+                if not values[-1].isfinite():
+                    stop(f"{name} is {values[-1]} after {steps} steps")
             seconds += time.perf_counter() - began
             bar.update(min(steps, args.total_steps) - bar.n)
 
-            # EVALUATE
-            final = steps >= args.total_steps
-            if final or steps >= next_evaluation:
-                next_evaluation = steps + args.eval_every
-                row = {"env_steps": steps, "seconds": round(seconds, 2)}
-                row |= {"trials": trials, "updates": updates}
-                row |= evaluate(target.module, args, final)[0]
-                for name in ("execution", "exploration", "decoder"):
-                    mean = torch.tensor(logged.pop(name, [])).mean()
-                    row[name + "_loss"] = mean.item()
-                if file.tell() == 0:
-                    csv.writer(file).writerow(row)
-                csv.writer(file).writerow(row.values())
-                file.flush()
-                bar.set_postfix(test_return=row["test_return"])
-    torch.save(target.module.state_dict(), run / "agent.pt")
+            # CHECKPOINT
+            minutes = (time.monotonic() - checkpointed) / 60
+            due = minutes > args.checkpoint_minutes or steps >= args.total_steps
+            if due and args.checkpoint_minutes:
+                counts = steps, trials, updates, seconds, next_evaluation
+                data = replays, priority, logged, rows, counts
+                state = {k: part.state_dict() for k, part in learned.items()}
+                state |= {"config": config, "data": data}
+                write(run / "checkpoint.pt", state)
+                checkpointed = time.monotonic()
     if row is not None:
+        agent = {"config": config, "agent": target.module.state_dict()}
+        write(run / "agent.pt", agent | {"row": row})
         say(args, row)
 
 
@@ -599,6 +697,6 @@ if __name__ == "__main__":
     except gymnasium.error.DependencyNotInstalled as error:
         stop(error)  # OpenGL
     if args.eval is None:
-        train(args, open_run(args))
+        train(args, *open_run(args))
     else:
         save_trials(args.eval)

@@ -14,13 +14,11 @@ no id. Exploring is only rewarded by what execution earns later, as in RL^2.
 """
 
 import argparse
-import csv
 import functools
 import json
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +39,7 @@ DEFAULTS = {  # all that differs between tasks
     "coupling": dict(total_steps=8_000),
     "bus": {},
     "map": {},
-    "distracting-bus": dict(total_steps=1_500_000),
+    "distracting-bus": dict(total_steps=1_000_000),
     "cooking": dict(total_steps=2_000_000),
     "sign-nav": dict(
         total_steps=1_000_000, updates=16, batch=32, replay=7_000, gamma=0.97,
@@ -61,6 +59,10 @@ class Args:
     eval: Path | None = None  # do not train, evaluate the agent of this run
     setting: Literal["imrl", "standard"] = "imrl"  # standard: unknown goals
     exploration_rewards: bool = False  # shown, of an instruction; as standard
+    execution_episodes: int = 1  # K of a test trial, each its own instruction
+    no_exploration: bool = False  # the first of the K explores, and counts
+    resume: bool = False  # go on from the checkpoint, if there is one
+    checkpoint_minutes: float = 5.0  # between two; 0: none (sign-nav: 7 GB)
     eval_every: int = 20_000  # environment steps between evaluations
     num_actions: int = 8  # A, of coupling
     show_id: bool = False  # of bus: whether each observation shows the problem
@@ -93,6 +95,8 @@ class Args:
             self.exploration_rewards = True
             if self.env == "cooking":
                 raise ValueError("--setting: no kitchen has all ingredients")
+        if self.no_exploration and self.execution_episodes == 1:
+            raise ValueError("--execution-episodes: 2, as the first explores")
         gpu = torch.cuda.is_available()
         if self.device == "cuda" and not gpu:
             raise ValueError("--device cuda: PyTorch finds no GPU")
@@ -101,7 +105,7 @@ class Args:
 
 
 SHARES = "priority", "target_rate", "gamma", "lam", "peng", "epsilon", "sticky"
-MAY_BE_0 = *SHARES, "seed"
+MAY_BE_0 = *SHARES, "seed", "checkpoint_minutes"
 
 
 # --- shared: recurrent Q-learning on replayed episodes ----------------------
@@ -335,9 +339,15 @@ def losses(agent, target, exp, exe, args):
 
 
 # --- shared: command line and run directory ---------------------------------
+METHOD = Path(__file__).stem.strip("_")
+VERSION = 1  # of what is saved
+MAY_CHANGE = "commit", "total_steps", "run_dir", "overwrite", "resume", "eval"
+MAY_CHANGE += ("checkpoint_minutes",)
+
+
 def stop(message):
     """Bad input: one line, status 2."""
-    print(f"error: {message}", file=sys.stderr)
+    tqdm.write(f"error: {message}".splitlines()[0], sys.stderr)
     sys.exit(2)
 
 
@@ -361,24 +371,76 @@ def make(args, num_envs, split, **kwargs):
     return envs.Standard(task) if args.setting == "standard" else task
 
 
+def instructions(pairs, K):
+    """K instructions for each (problem, instruction), the given one first."""
+    given = np.tile(pairs[:, 1], (K, 1))  # (K, P)
+    for problem in np.unique(pairs[:, 0]):
+        same = pairs[:, 0] == problem
+        given[:, same] = [np.roll(given[0, same], k) for k in range(K)]
+    return given
+
+
+def write(path, what):
+    """A whole file or none: written beside, then renamed."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            if path.suffix == ".pt":
+                torch.save(what, file)
+            elif path.suffix == ".npz":
+                np.savez_compressed(file, **what)
+            else:
+                file.write(what.encode())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            part.unlink()
+        # What the disk has said, torch keeps behind words of its own.
+        stop(f"{path}: {error.__context__ or error}")
+
+
+def load(path, device=None):
+    """What this method has saved there."""
+    try:
+        saved = torch.load(path, device, weights_only=True)
+        form = [saved["config"][name] for name in ("method", "version")]
+    except Exception as error:  # of many kinds, where the file is not whole
+        stop(f"{path}: {type(error).__name__}: {error}")
+    if form != [METHOD, VERSION]:
+        stop(f"{path}: method and version {form}, not {[METHOD, VERSION]}")
+    return saved
+
+
 def open_run(args):
-    """Make the run directory, with config.json."""
-    method = Path(__file__).stem.strip("_")
-    run = args.run_dir or Path("runs", method, args.env, str(args.seed))
+    """The run directory, the configuration, and the checkpoint to resume."""
+    run = args.run_dir or Path("runs", METHOD, args.env, str(args.seed))
     git = f"git -C '{Path(__file__).resolve().parent}' rev-parse HEAD"
     status, commit = subprocess.getstatusoutput(git)
-    config = {"method": method, "commit": None if status else commit}
-    config = json.dumps(config | vars(args), indent=1, default=str)
+    config = {"method": METHOD, "version": VERSION}
+    config |= {"commit": None if status else commit, **vars(args)}
+    config = json.dumps(config, indent=1, default=str)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if any(run.iterdir()) and not args.overwrite:
-            stop(f"{run} is not empty; --overwrite replaces what is in it")
-        for name in ("progress.csv", "agent.pt", "episodes.npz", "film.npz"):
-            (run / name).unlink(missing_ok=True)
-        (run / "config.json").write_text(config + "\n")
+        names = {path.name for path in run.iterdir()}
+        saved = None
+        if args.resume and "checkpoint.pt" in names:
+            saved = load(run / "checkpoint.pt")
+            for name, value in saved["config"].items():
+                now = json.loads(config).get(name)
+                if now != value and name not in MAY_CHANGE:
+                    stop(f"--resume: {run} has {name} {value}, not {now}")
+        elif args.resume and "agent.pt" in names:
+            stop(f"--resume: {run} has no checkpoint.pt")
+        elif names and not (args.overwrite or args.resume):
+            stop(f"{run} is not empty; --resume goes on, --overwrite replaces")
+        old = "progress.csv", "checkpoint.pt", "agent.pt"
+        for name in (*old, "episodes.npz", "film.npz"):
+            if not saved:
+                (run / name).unlink(missing_ok=True)
     except OSError as error:
         stop(f"--run-dir: {run}: {error.strerror}")
-    return run
+    write(run / "config.json", config + "\n")
+    return run, json.loads(config), saved
 
 
 def say(args, row):
@@ -418,15 +480,19 @@ def q_losses(agent, target, exp, exe, args):
     # no discount on the way, which would reward cutting it short.
     last = torch.arange(1, len(q_exp))[:, None] == exp["length"]
     reward = start * last.to(start.device)
+    if args.no_exploration:  # it earns as well
+        reward = reward + exp["reward"].T
     inputs = q_exp, target_exp, exp, reward, 1.0, args
     return {"execution": execution, "exploration": td_loss(*inputs)[0]}
 
 
-def trial(agent, task, problem, instruction, by_id, args, epsilons, rng):
-    """Both episodes {name: (N, ...)}, and what exploration has found.
+def trial(agent, task, problem, instructions, by_id, args, epsilons, rng):
+    """All episodes of a trial; the memory goes on from one to the next.
 
-    The memory goes on from one to the other; an action before that is "none"
-    marks the beginning. The id may be used where by_id (N,), in training.
+    An action before that is "none" marks a beginning. The id may be used where
+    by_id (N,), in training. Returns the exploration {name: (N, ...)}, an
+    execution like it for each of the instructions (N,), None where they are
+    drawn, and what has been found.
     """
     no_z = next(agent.parameters()).new_zeros(len(problem), 0)
     known = {"problem": problem, "by_id": by_id}
@@ -437,19 +503,25 @@ def trial(agent, task, problem, instruction, by_id, args, epsilons, rng):
         return agent(steps | known, length, state)
 
     options = {"problem": problem}
-    if not args.exploration_rewards:
+    if args.no_exploration:
+        options["instruction"], *instructions = instructions
+    elif not args.exploration_rewards:
         options["instruction"] = "none"
     inputs = task, options, policy, no_z
     shown = args.exploration_rewards
     exp, info = rollout(*inputs, epsilons[0], rng, args, shown)
     drawn = "problem", "instruction"
     found = {name: x for name, x in info.items() if name not in drawn}
-    with torch.no_grad():
-        _, (lstm, _) = agent(exp | known, exp["length"] + 1)
-    options["instruction"], state = instruction, (lstm, None)
-    shown = args.setting == "standard"
-    exe, _ = rollout(*inputs, epsilons[1], rng, args, shown, state)
-    return exp | known, exe | known, found
+    episodes, state = [exp | known], (None, None)
+    for instruction in instructions:
+        last = episodes[-1]
+        with torch.no_grad():
+            _, (lstm, _) = agent(last, last["length"] + 1, state)
+        options["instruction"], state = instruction, (lstm, None)
+        shown = args.setting == "standard"
+        exe, _ = rollout(*inputs, epsilons[1], rng, args, shown, state)
+        episodes.append(exe | known)
+    return episodes[0], episodes[1:], found
 
 
 def evaluate(agent, args, final=False):
@@ -462,14 +534,20 @@ def evaluate(agent, args, final=False):
         copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
         copies.reset(seed=0)
         no_id = np.zeros(len(pairs), bool)
-        inputs = agent, copies, *pairs.T, no_id, args, (0.0, 0.0), rng
-        exp, exe, found = trial(*inputs)
-        returns = exe["reward"].double().sum(1)
+        given = pairs[:, 0], instructions(pairs, args.execution_episodes)
+        inputs = agent, copies, *given, no_id, args, (0.0, 0.0), rng
+        exp, exes, found = trial(*inputs)
+        paid = [exp["reward"]] * args.no_exploration
+        paid = torch.stack(paid + [exe["reward"] for exe in exes])
+        returns = paid.double().sum(2)  # (K, P)
         row[name] = returns.mean()
-        return exp, exe, found, returns.std(correction=0) / len(pairs) ** 0.5
+        error = returns.mean(0).std(correction=0) / len(pairs) ** 0.5
+        return exp, exes[0], found, error, returns.mean(1)
 
-    exp, exe, found, error = play("test_return", task.pairs())
+    exp, exe, found, error, returns = play("test_return", task.pairs())
     row["test_return_se"] = 0.0 if task.exhaustive else error
+    if len(returns) > 1:
+        row |= {f"test_return_{k + 1}": x for k, x in enumerate(returns)}
     row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
     row["exploration_steps"] = exp["length"].double().mean()
     row |= {name: value.mean() for name, value in found.items()}
@@ -480,49 +558,71 @@ def evaluate(agent, args, final=False):
 
 def save_trials(run):
     """--eval: many test trials of a saved agent, into its episodes.npz."""
-    try:
-        config = json.loads((run / "config.json").read_text())
-        config = {k: v for k, v in config.items() if hasattr(Args, k)}
-        args = Args(**config | {"device": "cpu"})
-        weights = torch.load(run / "agent.pt", "cpu", weights_only=True)
-        last = [*csv.DictReader((run / "progress.csv").open())][-1]
-    except (OSError, ValueError, IndexError) as error:
-        stop(f"--eval: {run} holds no finished run: {error}")
+    saved = load(run / "agent.pt", "cpu")
+    config = {k: v for k, v in saved["config"].items() if hasattr(Args, k)}
+    args = Args(**config | {"device": "cpu"})
     agent = Agent(make(args, 1, "test"), args)
-    agent.load_state_dict(weights)
+    agent.load_state_dict(saved["agent"])
     row, exp, exe = evaluate(agent, args, final=True)
     exp = {"exp_" + name: x for name, x in exp.items()}
     exe = {"exe_" + name: x for name, x in exe.items()}
-    np.savez_compressed(run / "episodes.npz", **exp, **exe)
-    say(args, last | row)
+    write(run / "episodes.npz", exp | exe)
+    say(args, saved["row"] | row)
 
 
-def train(args, run):
+def train(args, run, config, saved):
     torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
     task = make(args, args.num_envs, "train")
-    task.reset(seed=args.seed)
     agent = Agent(task, args).to(args.device)
     ema = get_ema_multi_avg_fn(1 - args.target_rate)
     target = AveragedModel(agent, multi_avg_fn=ema)
     parameters, lr = agent.parameters(), args.learning_rate
     optimizer = torch.optim.Adam(parameters, lr, fused=True)
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
-    replays, logged, row = ({}, {}), defaultdict(list), None
+    drawn = [None] * (1 + args.no_exploration)
+    replays, logged, rows, row = ({}, {}), {}, [], None
     priority = torch.ones(args.replay, device=args.device)
-    steps = trials = updates = next_evaluation = seconds = 0
-    file = open(run / "progress.csv", "w", newline="")
-    bar = tqdm(total=args.total_steps, unit=" steps")
-    with file, bar, suppress(KeyboardInterrupt):  # what was logged is kept
-        while steps < args.total_steps:
-            began = time.perf_counter()
+    steps = trials = updates = seconds = 0
+    next_evaluation, checkpointed = 1, time.monotonic()
+    learned = {"agent": agent, "target": target, "optimizer": optimizer}
+    if saved:
+        for name, part in learned.items():
+            part.load_state_dict(saved[name])
+        replays, priority, logged, rows, counts = saved["data"]
+        steps, trials, updates, seconds, next_evaluation = counts
+    bar = tqdm(total=args.total_steps, initial=steps, unit=" steps")
+    with bar, suppress(KeyboardInterrupt):  # what was logged is kept
+        while True:
+            # EVALUATE
+            final = steps >= args.total_steps
+            if final or steps >= next_evaluation:
+                row = {"env_steps": steps, "seconds": round(seconds, 2)}
+                row |= {"trials": trials, "updates": updates}
+                row |= evaluate(target.module, args, final)[0]
+                for name, values in logged.items():
+                    row[name] = torch.stack(values).mean().item()
+                logged = {}
+                next_evaluation = steps + args.eval_every
+                rows.append(row)
+                lines = row, *(row.values() for row in rows)
+                lines = [",".join(map(str, line)) for line in lines]
+                write(run / "progress.csv", "\n".join(lines) + "\n")
+                bar.set_postfix(test_return=row["test_return"])
+            if final:
+                break
+
             # EXPLORE, then EXECUTE with the same memory
+            began = time.perf_counter()
+            # Each round has its own random numbers, resumed or not.
+            rng = task.np_random = np.random.default_rng([args.seed, trials])
+            torch.manual_seed(rng.integers(2**63))
             epsilons = rng.permutation(spread), spread
             mu = rng.choice(task.problems["train"], args.num_envs)
             by_id = rng.random(args.num_envs) < 0.5
-            new = trial(agent, task, mu, None, by_id, args, epsilons, rng)
+            inputs = agent, task, mu, drawn, by_id, args, epsilons, rng
+            exp, (exe,), _ = trial(*inputs)
             slots = torch.arange(trials, trials + args.num_envs) % args.replay
-            for replay, episodes in zip(replays, new):
+            for replay, episodes in zip(replays, (exp, exe)):
                 store(replay, episodes, slots, args.replay)
                 steps += int(episodes["length"].sum())
             trials += args.num_envs
@@ -539,36 +639,35 @@ def train(args, run):
                 loss = {name: value.mean() for name, value in loss.items()}
                 optimizer.zero_grad()
                 sum(loss.values()).backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), 10.0, foreach=True)
+                parameters = agent.parameters()
+                norm = nn.utils.clip_grad_norm_(parameters, 10.0, foreach=True)
                 optimizer.step()
                 updates += 1
                 target.update_parameters(agent)
-                for name, value in loss.items():
-                    logged[name + "_loss"].append(value.detach())
+                loss = {name + "_loss": value for name, value in loss.items()}
+                for name, value in (loss | {"gradient_norm": norm}).items():
+                    logged.setdefault(name, []).append(value.detach())
             for group in optimizer.param_groups:
                 group["lr"] *= 0.5 ** (args.num_envs / args.halving)
-            if args.device == "cuda":
-                torch.cuda.synchronize()
+            for name, values in logged.items():
+                if not values[-1].isfinite():
+                    stop(f"{name} is {values[-1]} after {steps} steps")
             seconds += time.perf_counter() - began
             bar.update(min(steps, args.total_steps) - bar.n)
 
-            # EVALUATE
-            final = steps >= args.total_steps
-            if final or steps >= next_evaluation:
-                next_evaluation = steps + args.eval_every
-                row = {"env_steps": steps, "seconds": round(seconds, 2)}
-                row |= {"trials": trials, "updates": updates}
-                row |= evaluate(target.module, args, final)[0]
-                for name, values in logged.items():
-                    row[name] = torch.stack(values).mean().item()
-                logged.clear()
-                if file.tell() == 0:
-                    csv.writer(file).writerow(row)
-                csv.writer(file).writerow(row.values())
-                file.flush()
-                bar.set_postfix(test_return=row["test_return"])
-    torch.save(target.module.state_dict(), run / "agent.pt")
+            # CHECKPOINT
+            minutes = (time.monotonic() - checkpointed) / 60
+            due = minutes > args.checkpoint_minutes or steps >= args.total_steps
+            if due and args.checkpoint_minutes:
+                counts = steps, trials, updates, seconds, next_evaluation
+                data = replays, priority, logged, rows, counts
+                state = {k: part.state_dict() for k, part in learned.items()}
+                state |= {"config": config, "data": data}
+                write(run / "checkpoint.pt", state)
+                checkpointed = time.monotonic()
     if row is not None:
+        agent = {"config": config, "agent": target.module.state_dict()}
+        write(run / "agent.pt", agent | {"row": row})
         say(args, row)
 
 

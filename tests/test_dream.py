@@ -30,8 +30,8 @@ def setting(env="map", batch=12, **changes):
     torch.nn.init.normal_(agent.f.weight)
     mu = rng.choice(task.problems["train"], batch)
     from_id, epsilons = rng.random(batch) < 0.5, (0.9, 0.9)
-    inputs = agent, task, mu, None, from_id, args, epsilons, rng
-    exp, exe, _ = dream.trial(*inputs)
+    inputs = agent, task, mu, [None], from_id, args, epsilons, rng
+    exp, (exe,), _ = dream.trial(*inputs)
     return args, agent, target, exp, exe
 
 
@@ -284,12 +284,10 @@ def learn(tmp_path, seed, num_actions):
     if num_actions == 32:
         changes |= {"total_steps": 16_000, "explore_after": 2_000}
         changes |= {"hidden": 32, "learning_rate": 4e-3, "noise": 0.05}
+    changes |= {"run_dir": tmp_path / str(seed), "device": "cpu"}
     args = dream.Args(env="coupling", **dream.DEFAULTS["coupling"] | changes)
-    run = tmp_path / str(seed)
-    run.mkdir()
-    args.device = "cpu"
-    dream.train(args, run)
-    return float(rows(run)[-1]["test_return"])
+    dream.train(args, *dream.open_run(args))
+    return float(rows(args.run_dir)[-1]["test_return"])
 
 
 def test_coupling_is_learned(tmp_path):
@@ -318,7 +316,8 @@ def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
     said = float(first.stdout.split("test return ")[1].split()[0])
     assert abs(said - float(last["test_return"])) < 1e-3
     before = {p.name: p.read_bytes() for p in directory.iterdir()}
-    assert set(before) == {"config.json", "progress.csv", "agent.pt"}
+    names = {"config.json", "progress.csv", "agent.pt", "checkpoint.pt"}
+    assert set(before) == names
 
     second = run(*SHORT, "--run-dir", directory)
     assert second.returncode == 2 and "--overwrite" in second.stderr
@@ -354,7 +353,9 @@ def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
         (["--env", "cooking", "--setting", "standard"], "--setting"),
         (["--run-dir", "/proc/nowhere"], "--run-dir"),
         (["--run-dir", str(ROOT / "dream.py")], "--run-dir"),
-        (["--eval", "/nowhere"], "--eval"),
+        (["--eval", "/nowhere"], "/nowhere/agent.pt"),
+        (["--no-exploration"], "--execution-episodes"),
+        (["--checkpoint-minutes", "-1"], "--checkpoint-minutes"),
     ],
 )
 def test_bad_input(arguments, said):

@@ -20,8 +20,8 @@ def setting(method, env, batch=12, **changes):
     task.reset(seed=0)
     agent, target = method.Agent(task, args), method.Agent(task, args)
     mu, by_id = rng.choice(task.problems["train"], batch), rng.random(12) < 0.5
-    inputs = agent, task, mu, None, by_id, args, (0.9, 0.9), rng
-    exp, exe, _ = method.trial(*inputs)
+    inputs = agent, task, mu, [None], by_id, args, (0.9, 0.9), rng
+    exp, (exe,), _ = method.trial(*inputs)
     assert len({*exp["length"].tolist()}) > 1 or env == "coupling"
     return args, agent, target, exp, exe
 
