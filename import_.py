@@ -62,7 +62,7 @@ class Args:
     execution_episodes: int = 1  # K of a test trial, each its own instruction
     no_exploration: bool = False  # the first of the K explores, and counts
     resume: bool = False  # go on from the checkpoint, if there is one
-    checkpoint_minutes: float = 5.0  # between two; 0: none (sign-nav: 7 GB)
+    checkpoint_minutes: float = 5.0  # between two; 0: none (sign-nav: 4 GB)
     eval_every: int = 20_000  # environment steps between evaluations
     num_actions: int = 8  # A, of coupling
     show_id: bool = False  # of bus: whether each observation shows the problem

@@ -30,7 +30,8 @@ def setting(env="map", batch=12, **changes):
     torch.nn.init.normal_(agent.f.weight)
     mu = rng.choice(task.problems["train"], batch)
     from_id, epsilons = rng.random(batch) < 0.5, (0.9, 0.9)
-    inputs = agent, task, mu, [None], from_id, args, epsilons, rng
+    drawn = [None] * (1 + args.no_exploration)
+    inputs = agent, task, mu, drawn, from_id, args, epsilons, rng
     exp, (exe,), _ = dream.trial(*inputs)
     return args, agent, target, exp, exe
 
@@ -210,6 +211,44 @@ def test_padding_never_changes_a_loss(env):
     after = dream.losses(agent, target, exp, exe, args)
     for name, loss in before.items():
         assert loss.equal(after[name])
+
+
+def test_each_of_the_executions_has_its_own_instruction():
+    pairs = dream.make(dream.Args("cooking"), 1, "test").pairs()
+    given = dream.instructions(pairs, 3)
+    assert (given[0] == pairs[:, 1]).all()
+    for problem in np.unique(pairs[:, 0]):
+        of = given[:, pairs[:, 0] == problem]
+        assert all(len({*column}) == min(3, of.shape[1]) for column in of.T)
+        assert all({*row} == {*of[0]} for row in of)
+
+
+def test_executions_after_one_exploration():
+    """All instructions are in every place, so each place earns the same."""
+    args, agent, *_ = setting()
+    (once, _, _), args.execution_episodes = dream.evaluate(agent, args), 3
+    row, _, _ = dream.evaluate(agent, args)
+    assert len({row[f"test_return_{k}"] for k in (1, 2, 3)}) == 1
+    assert row["test_return"] == once["test_return"] == row["test_return_1"]
+
+
+def test_exploring_in_the_first_execution():
+    changes = {"no_exploration": True, "execution_episodes": 3}
+    args, agent, target, exp, exe = setting(**changes)
+    assert (exp["instruction"] < 4).all()
+    taken = torch.arange(20) < exp["length"][:, None]
+    assert (exp["earned"][taken] != 0).all() and (exp["paid"] == 0).all()
+    # It counts, and teaches no more than exploration does.
+    before = dream.losses(agent, target, exp, exe, args)
+    exp["earned"] += 1
+    after = dream.losses(agent, target, exp, exe, args)
+    assert before["exploration"].equal(after["exploration"])
+    row, exp, exe = dream.evaluate(agent, args)
+    returns = exp["earned"].sum(1), exe["reward"].sum(1)
+    assert row["test_return_1"] == pytest.approx(returns[0].mean().item())
+    assert row["test_return_2"] == pytest.approx(returns[1].mean().item())
+    mean = sum(row[f"test_return_{k}"] for k in (1, 2, 3)) / 3
+    assert row["test_return"] == pytest.approx(mean)
 
 
 def test_replay_keeps_the_latest_trials():

@@ -20,7 +20,8 @@ def setting(method, env, batch=12, **changes):
     task.reset(seed=0)
     agent, target = method.Agent(task, args), method.Agent(task, args)
     mu, by_id = rng.choice(task.problems["train"], batch), rng.random(12) < 0.5
-    inputs = agent, task, mu, [None], by_id, args, (0.9, 0.9), rng
+    drawn = [None] * (1 + args.no_exploration)
+    inputs = agent, task, mu, drawn, by_id, args, (0.9, 0.9), rng
     exp, (exe,), _ = method.trial(*inputs)
     assert len({*exp["length"].tolist()}) > 1 or env == "coupling"
     return args, agent, target, exp, exe
@@ -42,9 +43,13 @@ def unroll(net, exp, exe, b):
 
 
 @METHODS
-@pytest.mark.parametrize("env", ["map", "coupling"])
+@pytest.mark.parametrize("env", ["map", "coupling", "no exploration"])
 def test_losses_against_a_slow_loop(method, env):
-    args, agent, target, exp, exe = setting(method, env, lam=0.6, gamma=0.9)
+    counts = env == "no exploration"
+    changes = {"no_exploration": counts, "execution_episodes": 2}
+    changes |= {"lam": 0.6, "gamma": 0.9}
+    env = "map" if counts else env
+    args, agent, target, exp, exe = setting(method, env, **changes)
     loss = method.losses(agent, target, exp, exe, args)
     errors = [], []
     for b in range(12):
@@ -54,7 +59,7 @@ def test_losses_against_a_slow_loop(method, env):
             for t in reversed(range(len(q[k]))):
                 action = steps["before"][b, t + 1]
                 reward = steps["reward"][b, t]
-                assert k == 1 or reward == 0
+                assert k == 1 or counts == (reward != 0)
                 G = (reward + gamma * after).item()
                 errors[k].append((q[k][t][action] - G) ** 2)
                 best = q[k][t].argmax()
@@ -64,6 +69,23 @@ def test_losses_against_a_slow_loop(method, env):
     for k, name in enumerate(("exploration", "execution")):
         expected = torch.stack(errors[k]).mean()
         torch.testing.assert_close(loss[name].mean(), expected)
+
+
+@METHODS
+def test_the_second_execution_remembers_the_first(method):
+    args, agent, _, exp, _ = setting(method, "map")
+    task, mu = method.make(args, 12, "train"), exp["problem"].numpy()
+    given, no_id = np.array([[0], [1]]).repeat(12, 1), np.zeros(12, bool)
+    inputs = agent, task, mu, given, no_id, args, (0.9, 0.0)
+    exp, exes, _ = method.trial(*inputs, np.random.default_rng(0))
+    assert [exe["instruction"][0, 0].item() for exe in exes] == [0, 1]
+    # Both executions, as if they were one that begins twice
+    state = agent(exp, exp["length"] + 1)[1][0], None
+    for exe in exes:
+        q, _ = agent(exe, exe["length"], state)
+        same = q.argmax(2).T[:, :-1] == exe["before"][:, 1:]
+        assert same[torch.arange(20) < exe["length"][:, None]].all()
+        state = agent(exe, exe["length"] + 1, state)[1][0], None
 
 
 @METHODS
