@@ -1,4 +1,13 @@
-"""Whatever is passed to reset and step: it is right, or a clear ValueError."""
+"""Whatever is passed: it is right, or there is a clear message.
+
+To reset and step, a ValueError; on the command line, status 2.
+"""
+
+import io
+import math
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import fields
+from unittest import mock
 
 import gymnasium
 import numpy as np
@@ -6,7 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dream
 import envs
+import import_
+import rl2
+import varibad
 
 N = 3
 GRIDS = [name for name in envs.TASKS if name != "sign-nav"]
@@ -113,3 +126,37 @@ def test_names(task, name, split):
     if split not in ("train", "test"):
         with pytest.raises(ValueError, match="split"):
             gymnasium.make_vec(f"imrl/{task}-v0", split=split)
+
+
+METHODS = {"dream": dream, "rl2": rl2, "import": import_, "varibad": varibad}
+NUMBERS = [f.name for f in fields(dream.Args) if f.type in (int, float)]
+words = (
+    st.integers(-3, 3) | st.integers() | st.floats() | st.text(max_size=3)
+    | st.sampled_from(["1e3", "nan", "-inf", "1_000", "0x10", "true", "--"])
+).map(str)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(bounded, max_examples=50)
+@given(name=st.sampled_from(NUMBERS), word=words)
+def test_command_line(method, name, word):
+    """A number in the range of the option, or one message and status 2."""
+    method, option = METHODS[method], "--" + name.replace("_", "-")
+    error, args = io.StringIO(), None
+    with mock.patch("sys.argv", ["script", f"{option}={word}"]):
+        with redirect_stderr(error), redirect_stdout(io.StringIO()):
+            try:
+                args = method.parse()
+            except SystemExit as stopped:
+                said = error.getvalue()
+                assert stopped.code == 2 and "Traceback" not in said
+                assert option in said
+    if args is None:
+        with pytest.raises((ValueError, TypeError)):  # or an unknown option
+            kind = type(getattr(dream.Args, name))
+            method.Args(**{name: kind(word)})
+    else:
+        value = getattr(args, name)
+        assert math.isfinite(value) and value >= 0 and value == float(word)
+        assert value <= 1 or name not in method.SHARES
+        assert value > 0 or name in method.MAY_BE_0
