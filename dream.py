@@ -41,7 +41,9 @@ DEFAULTS = {  # all that differs between tasks
     "bus": {},
     "map": {},
     "distracting-bus": dict(total_steps=1_000_000, explore_after=20_000),
-    "cooking": dict(total_steps=2_000_000, explore_after=10_000, cost=0.005),
+    "cooking": dict(
+        total_steps=2_500_000, explore_after=10_000, cost=0.005, halving=1e12,
+    ),
     "sign-nav": dict(
         total_steps=1_000_000, explore_after=4_000, updates=16, batch=32,
         replay=7_000, gamma=0.97, lam=0.7, peng=1.0, cost=0.0, sticky=0.7,

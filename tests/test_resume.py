@@ -1,14 +1,10 @@
-"""Nothing is lost: killed runs, broken files, full disks, losses that blow up.
-
-A run is a forked process here, which spares it the imports.
-"""
+"""Nothing is lost: killed runs, broken files, full disks, exploding losses."""
 
 import csv
+import multiprocessing
 import os
 import pickle
-import resource
 import shutil
-import signal
 import sys
 import time
 
@@ -21,8 +17,10 @@ import import_
 import rl2
 import varibad
 
+resource = pytest.importorskip("resource", reason="limits are of POSIX")
 torch.set_num_threads(1)
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+PROCESSES = multiprocessing.get_context("forkserver")  # spares the imports
+PROCESSES.set_forkserver_preload(["dream", "rl2", "import_", "varibad"])
 METHODS = pytest.mark.parametrize("method", [dream, rl2, import_, varibad])
 SHORT = {"env": "map", "device": "cpu", "num_envs": 32, "batch": 16}
 SHORT |= {"hidden": 16, "updates": 2, "replay": 300, "eval_every": 1000}
@@ -36,25 +34,21 @@ def arguments(method, run, **changes):
     return method.Args(run_dir=run, **changes)
 
 
-def begin(method, args, limit=None):
-    """A process that trains; its error goes to `<run_dir>.err`."""
-    child = os.fork()
-    if child:
-        return child
+def child(name, args, limit):
     sys.stderr = open(f"{args.run_dir}.err", "w", buffering=1)
+    torch.set_num_threads(1)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    try:
-        method.train(args, *method.open_run(args))
-    except SystemExit as stopped:
-        os._exit(stopped.code)
-    finally:
-        os._exit(1)
+    finish(sys.modules[name], args)
 
 
-def end(child):
-    """Its exit status, or minus the signal that has killed it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def begin(method, args, limit=None):
+    """A process that trains; its errors go to `<run_dir>.err`."""
+    process = PROCESSES.Process(
+        target=child, args=(method.__name__, args, limit)
+    )
+    process.start()
+    return process
 
 
 def finish(method, args):
@@ -73,10 +67,11 @@ def rows(run):
 def kill(method, args, times, rng):
     """Start the run so many times, each time killed after a random while."""
     for _ in range(times):
-        child = begin(method, args)
+        process = begin(method, args)
         time.sleep(rng.uniform(0.1, 1.5))
-        os.kill(child, signal.SIGKILL)
-        end(child)
+        process.kill()
+        process.join()
+        assert process.exitcode == -9
 
 
 @METHODS
@@ -161,7 +156,9 @@ def test_a_full_disk(tmp_path):
     before = rows(args.run_dir)
     saved = (args.run_dir / "checkpoint.pt").read_bytes()
     args = arguments(dream, args.run_dir, resume=True)
-    assert end(begin(dream, args, limit=len(saved) // 2)) == 2
+    process = begin(dream, args, limit=len(saved) // 2)
+    process.join()
+    assert process.exitcode == 2
     said = error((tmp_path / "run.err").read_text())
     assert "checkpoint.pt" in said and "too large" in said
     assert (args.run_dir / "checkpoint.pt").read_bytes() == saved
@@ -173,12 +170,13 @@ def test_a_full_disk(tmp_path):
 
 def test_a_directory_that_goes_away(tmp_path):
     args = arguments(dream, tmp_path / "run", total_steps=10**9)
-    child = begin(dream, args)
+    process = begin(dream, args)
     while not (args.run_dir / "progress.csv").exists():
         time.sleep(0.05)
     shutil.rmtree(args.run_dir, ignore_errors=True)
     shutil.rmtree(args.run_dir, ignore_errors=True)
-    assert end(child) == 2
+    process.join()
+    assert process.exitcode == 2
     assert "No such file" in error((tmp_path / "run.err").read_text())
 
 
