@@ -652,6 +652,6 @@ if __name__ == "__main__":
     except gymnasium.error.DependencyNotInstalled as error:
         stop(error)  # OpenGL
     if args.eval is None:
-        train(args, open_run(args))
+        train(args, *open_run(args))
     else:
         save_trials(args.eval)

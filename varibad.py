@@ -82,7 +82,7 @@ class Args:
     peng: float = 0.0  # of lambda, kept after random actions (1: Peng's)
     hidden: int = 64  # units in a layer, two for each dimension of m
     prefixes: int = 4  # posteriors of a trial from which it is predicted
-    kl: float = 0.1  # weight of the KL divergence in the ELBO
+    kl: float = 1e-3  # weight of the KL divergence in the ELBO
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -755,6 +755,6 @@ if __name__ == "__main__":
     except gymnasium.error.DependencyNotInstalled as error:
         stop(error)  # OpenGL
     if args.eval is None:
-        train(args, open_run(args))
+        train(args, *open_run(args))
     else:
         save_trials(args.eval)

@@ -1,5 +1,9 @@
 """RL^2, IMPORT, VariBAD: Q-learning over whole trials, and what each adds."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +73,21 @@ def test_losses_against_a_slow_loop(method, env):
     for k, name in enumerate(("exploration", "execution")):
         expected = torch.stack(errors[k]).mean()
         torch.testing.assert_close(loss[name].mean(), expected)
+
+
+@METHODS
+def test_command_line(method, tmp_path):
+    script, run = method.__file__, ["--run-dir", tmp_path]
+    short = "--env", "map", "--total-steps", 600, "--batch", 8, "--hidden", 8
+    for words in ([*short, *run], ["--eval", tmp_path]):
+        words = [sys.executable, script, *words]
+        done = subprocess.run(
+            [str(word) for word in words], capture_output=True, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+        )
+        assert done.stdout.startswith("map, seed 0: test return ")
+    trials = np.load(tmp_path / "episodes.npz")
+    assert len(trials["exe_reward"]) == 24 * 4
 
 
 @METHODS
