@@ -321,7 +321,7 @@ def test_evaluation_changes_nothing(tmp_path):
 def learn(tmp_path, seed, num_actions):
     changes = {"num_actions": num_actions, "seed": seed}
     if num_actions == 32:
-        changes |= {"total_steps": 16_000, "explore_after": 2_000}
+        changes |= {"total_steps": 10_000, "explore_after": 1_000}
         changes |= {"hidden": 32, "learning_rate": 4e-3, "noise": 0.05}
     changes |= {"run_dir": tmp_path / str(seed), "device": "cpu"}
     args = dream.Args(env="coupling", **dream.DEFAULTS["coupling"] | changes)
