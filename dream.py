@@ -146,7 +146,7 @@ class Features(nn.Module):
 class Memory(nn.Module):
     """Recurrent over transitions (s, a, s')."""
 
-    carried = False  # whether the state is that of the end, and not of padding
+    carried = False  # whether the state goes on from the end, not from padding
 
     def __init__(self, spaces, num_actions, hidden):
         super().__init__()
@@ -165,9 +165,9 @@ class Memory(nn.Module):
         T, B = int(length.max()), len(length)
         before = steps["before"].T[:T]  # (T, B)
         t, b = (torch.arange(T)[:, None] < length).nonzero().T.to(before.device)
-        frames = steps["observation"]
-        rows = b * frames.shape[1] + t
-        s, now = self.features(frames.flatten(0, 1).index_select(0, rows))
+        seen = steps["observation"]  # (B, T or more, ...)
+        rows = b * seen.shape[1] + t
+        s, now = self.features(seen.flatten(0, 1).index_select(0, rows))
         s = pad(s, (t, b), T, B)
         lstm, last = state
         last = torch.zeros_like(s[:1]) if last is None else last
@@ -520,15 +520,15 @@ def open_run(args):
     status, commit = subprocess.getstatusoutput(git)
     config = {"method": METHOD, "version": VERSION}
     config |= {"commit": None if status else commit, **vars(args)}
-    config = json.dumps(config, indent=1, default=str)
+    text = json.dumps(config, indent=1, default=str)
+    config, saved = json.loads(text), None
     try:
         run.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in run.iterdir()}
-        saved = None
         if args.resume and "checkpoint.pt" in names:
             saved = load(run / "checkpoint.pt")
             for name, value in saved["config"].items():
-                now = json.loads(config).get(name)
+                now = config.get(name)
                 if now != value and name not in MAY_CHANGE:
                     stop(f"--resume: {run} has {name} {value}, not {now}")
         elif args.resume and "agent.pt" in names:
@@ -536,13 +536,12 @@ def open_run(args):
         elif names and not (args.overwrite or args.resume):
             stop(f"{run} is not empty; --resume goes on, --overwrite replaces")
         old = "progress.csv", "checkpoint.pt", "agent.pt"
-        for name in (*old, "episodes.npz", "film.npz"):
-            if not saved:
-                (run / name).unlink(missing_ok=True)
+        for name in () if saved else (*old, "episodes.npz", "film.npz"):
+            (run / name).unlink(missing_ok=True)
     except OSError as error:
         stop(f"--run-dir: {run}: {error.strerror}")
-    write(run / "config.json", config + "\n")
-    return run, json.loads(config), saved
+    write(run / "config.json", text + "\n")
+    return run, config, saved
 
 
 def say(args, row):
