@@ -42,7 +42,8 @@ DEFAULTS = {  # all that differs between tasks
     "map": {},
     "distracting-bus": dict(total_steps=1_000_000, explore_after=20_000),
     "cooking": dict(
-        total_steps=2_500_000, explore_after=10_000, cost=0.005, halving=1e12,
+        total_steps=2_500_000, explore_after=10_000, cost=0.0, halving=1e12,
+        weight_decay=0.1,
     ),
     "sign-nav": dict(
         total_steps=1_000_000, explore_after=4_000, updates=16, batch=32,
@@ -77,8 +78,9 @@ class Args:
     explore_after: int = 5_000  # trials before pi_exp learns too
     epsilon: float = 0.15  # least random share; copies: geometric, from 1
     sticky: float = 0.0  # share of random actions that repeat the last one
-    learning_rate: float = 1e-3  # of Adam; four times that for f
+    learning_rate: float = 1e-3  # of AdamW; four times that for f
     halving: float = 30_000  # trials that halve the learning rate
+    weight_decay: float = 0.0  # of AdamW, but for f
     target_rate: float = 0.02  # of the target network towards the agent
     gamma: float = 0.99  # discount
     lam: float = 0.9  # lambda of Q(lambda)
@@ -112,7 +114,7 @@ class Args:
 
 SHARES = "priority", "target_rate", "gamma", "lam", "peng", "epsilon", "sticky"
 MAY_BE_0 = *SHARES, "seed", "explore_after", "noise", "beta", "cost"
-MAY_BE_0 += ("checkpoint_minutes",)
+MAY_BE_0 += "weight_decay", "checkpoint_minutes"
 LOGGED = "execution_loss", "exploration_loss", "decoder_loss", "gradient_norm"
 
 
@@ -596,8 +598,10 @@ def train(args, run, config, saved):
     ema = get_ema_multi_avg_fn(1 - args.target_rate)
     target = AveragedModel(agent, multi_avg_fn=ema)
     f, *others = agent.parameters()
-    groups = [{"params": others}, {"params": f, "lr": 4 * args.learning_rate}]
-    optimizer = torch.optim.Adam(groups, args.learning_rate, fused=True)
+    lr, decay = args.learning_rate, args.weight_decay
+    groups = [{"params": others}, {"params": f, "lr": 4 * lr}]
+    groups[1]["weight_decay"] = 0.0  # beta is enough
+    optimizer = torch.optim.AdamW(groups, lr, weight_decay=decay, fused=True)
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
     drawn = [None] * (1 + args.no_exploration)
     replays, logged, rows, row = ({}, {}), {}, [], None

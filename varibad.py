@@ -41,7 +41,7 @@ DEFAULTS = {  # all that differs between tasks
     "bus": {},
     "map": {},
     "distracting-bus": dict(total_steps=1_000_000),
-    "cooking": dict(total_steps=2_500_000, halving=1e12),
+    "cooking": dict(total_steps=2_500_000, halving=1e12, weight_decay=0.1),
     "sign-nav": dict(
         total_steps=1_000_000, updates=16, batch=32, replay=7_000, gamma=0.97,
         lam=0.7, peng=1.0, sticky=0.7,
@@ -74,8 +74,9 @@ class Args:
     priority: float = 0.8  # of replayed trials: this power of their TD error
     epsilon: float = 0.15  # least random share; copies: geometric, from 1
     sticky: float = 0.0  # share of random actions that repeat the last one
-    learning_rate: float = 1e-3  # of Adam
+    learning_rate: float = 1e-3  # of AdamW
     halving: float = 30_000  # trials that halve the learning rate
+    weight_decay: float = 0.0  # of AdamW
     target_rate: float = 0.02  # of the target network towards the agent
     gamma: float = 0.99  # discount
     lam: float = 0.9  # lambda of Q(lambda)
@@ -108,6 +109,7 @@ class Args:
 
 SHARES = "priority", "target_rate", "gamma", "lam", "peng", "epsilon", "sticky"
 MAY_BE_0 = *SHARES, "seed", "kl", "checkpoint_minutes"
+MAY_BE_0 += ("weight_decay",)
 
 
 # --- shared: recurrent Q-learning on replayed episodes ----------------------
@@ -651,8 +653,10 @@ def train(args, run, config, saved):
     agent = Agent(task, args).to(args.device)
     ema = get_ema_multi_avg_fn(1 - args.target_rate)
     target = AveragedModel(agent, multi_avg_fn=ema)
-    parameters, lr = agent.parameters(), args.learning_rate
-    optimizer = torch.optim.Adam(parameters, lr, fused=True)
+    optimizer = torch.optim.AdamW(
+        agent.parameters(), args.learning_rate,
+        weight_decay=args.weight_decay, fused=True,
+    )
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
     drawn = [None] * (1 + args.no_exploration)
     replays, logged, rows, row = ({}, {}), {}, [], None
