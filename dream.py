@@ -599,8 +599,8 @@ def train(args, run, config, saved):
     target = AveragedModel(agent, multi_avg_fn=ema)
     f, *others = agent.parameters()
     lr, decay = args.learning_rate, args.weight_decay
-    groups = [{"params": others}, {"params": f, "lr": 4 * lr}]
-    groups[1]["weight_decay"] = 0.0  # beta is enough
+    bottleneck = {"params": f, "lr": 4 * lr, "weight_decay": 0.0}  # has beta
+    groups = [{"params": others}, bottleneck]
     optimizer = torch.optim.AdamW(groups, lr, weight_decay=decay, fused=True)
     spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
     drawn = [None] * (1 + args.no_exploration)

@@ -104,8 +104,7 @@ class Args:
 
 
 SHARES = "priority", "target_rate", "gamma", "lam", "peng", "epsilon", "sticky"
-MAY_BE_0 = *SHARES, "seed", "checkpoint_minutes"
-MAY_BE_0 += ("weight_decay",)
+MAY_BE_0 = *SHARES, "seed", "weight_decay", "checkpoint_minutes"
 
 
 # --- shared: recurrent Q-learning on replayed episodes ----------------------
