@@ -399,50 +399,25 @@ def trial(agent, task, problem, instructions, from_id, args, epsilons, rng):
 
 def evaluate(agent, args, final=False):
     """A row of progress.csv, and the meta-test trials that it tells of."""
-    task, row = make(args, 1, "test"), {}
-    repeats = 1 if task.exhaustive else 84 if final else 17
-
-    def play(name, pairs, by_id=False):
-        pairs = np.tile(pairs, (repeats, 1))
-        copies, from_id = make(args, len(pairs), "test"), [by_id] * len(pairs)
-        copies.reset(seed=0)
-        epsilons, rng = (0.5 * by_id, 0.0), np.random.default_rng(0)
-        given = pairs[:, 0], instructions(pairs, args.execution_episodes)
-        inputs = agent, copies, *given, from_id, args, epsilons, rng
-        exp, exes, found = trial(*inputs)
-        paid = [exp["earned"]] * args.no_exploration
-        paid = torch.stack(paid + [exe["reward"] for exe in exes])
-        returns = paid.double().sum(2)  # (K, P)
-        row[name] = returns.mean()
-        error = returns.mean(0).std(correction=0) / len(pairs) ** 0.5
-        return exp, exes[0], found, error, returns.mean(1)
-
-    # Meta-testing: greedy, no id
-    exp, exe, found, error, returns = play("test_return", task.pairs())
-    row["test_return_se"] = 0.0 if task.exhaustive else error
-    if len(returns) > 1:
-        row |= {f"test_return_{k + 1}": x for k, x in enumerate(returns)}
-    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
-    row["exploration_steps"] = exp["length"].double().mean()
-    row |= {name: value.mean() for name, value in found.items()}
-    for name, pairs in task.groups().items():
-        play(name, pairs)
+    row, exp, exe = meta_test(agent, args, final)
 
     # What is not yet learned, in training problems: execution on z ~ F(z|mu),
     # and the decoder after exploration at random in half of the steps
-    pairs = task.pairs("train", "train")
-    half, _, found, *_ = play("return_with_id", pairs, by_id=True)
+    pairs = make(args, 1, "test").pairs("train", "train")
+    half, _, found, returns = play(agent, args, pairs, final, by_id=True)
     f = agent.f(half["problem"]).detach()
     left = half["distance"][torch.arange(len(f)), half["length"]].cpu()
-    row["exploration_reward"] = half["reward"].sum(1).mean()
-    row["decoder_error"] = left.mean()
-    row["decoder_error_informed"] = left[next(iter(found.values())) > 0].mean()
-    row["prior_error"] = f.var(0, correction=0).sum()
-    row["f_norm2"] = (f**2).sum(1).mean()
-    return {name: float(x) for name, x in row.items()}, exp, exe
+    informed = next(iter(found.values())) > 0
+    more = {"return_with_id": returns.mean()}
+    more["exploration_reward"] = half["reward"].sum(1).mean()
+    more["decoder_error"] = left.mean()
+    more["decoder_error_informed"] = left[informed].mean()
+    more["prior_error"] = f.var(0, correction=0).sum()
+    more["f_norm2"] = (f**2).sum(1).mean()
+    return row | {name: float(x) for name, x in more.items()}, exp, exe
 
 
-# --- shared: command line and run directory ---------------------------------
+# --- shared: meta-testing, command line and run directory -------------------
 METHOD = Path(__file__).stem.strip("_")
 VERSION = 1  # of what is saved
 MAY_CHANGE = "commit", "total_steps", "run_dir", "overwrite", "resume", "eval"
@@ -484,6 +459,42 @@ def instructions(pairs, K):
     return given
 
 
+def play(agent, args, pairs, final, by_id=False):
+    """Trials of these problems and instructions (P, 2), repeated where random.
+
+    The exploration, the first execution, what was found, and returns (K, P).
+    """
+    copies = make(args, 1, "test")
+    repeats = 1 if copies.exhaustive else 84 if final else 17
+    pairs = np.tile(pairs, (repeats, 1))
+    copies = make(args, len(pairs), "test")
+    copies.reset(seed=0)
+    epsilons, rng = (0.5 * by_id, 0.0), np.random.default_rng(0)
+    given = pairs[:, 0], instructions(pairs, args.execution_episodes)
+    by_id = np.full(len(pairs), by_id)
+    exp, exes, found = trial(agent, copies, *given, by_id, args, epsilons, rng)
+    paid = [exp["earned"]] * args.no_exploration
+    paid += [exe["reward"] for exe in exes]
+    return exp, exes[0], found, torch.stack(paid).double().sum(2)
+
+
+def meta_test(agent, args, final):
+    """A row of greedy test trials without the id, and both their episodes."""
+    task = make(args, 1, "test")
+    exp, exe, found, returns = play(agent, args, task.pairs(), final)
+    row = {"test_return": returns.mean()}
+    error = returns.mean(0).std(correction=0) / len(exe["length"]) ** 0.5
+    row["test_return_se"] = 0.0 if task.exhaustive else error
+    if len(returns) > 1:
+        row |= {f"test_return_{k + 1}": x.mean() for k, x in enumerate(returns)}
+    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
+    row["exploration_steps"] = exp["length"].double().mean()
+    row |= {name: value.mean() for name, value in found.items()}
+    for name, pairs in task.groups().items():
+        row[name] = play(agent, args, pairs, final)[3].mean()
+    return {name: float(x) for name, x in row.items()}, exp, exe
+
+
 def write(path, what):
     """A whole file or none: written beside, then renamed."""
     part = path.with_name(path.name + ".part")
@@ -513,6 +524,19 @@ def load(path, device=None):
     if form != [METHOD, VERSION]:
         stop(f"{path}: method and version {form}, not {[METHOD, VERSION]}")
     return saved
+
+
+def load_args(run):
+    """The arguments, on the CPU, of the agent of a run; and what is saved."""
+    saved = load(run / "agent.pt", "cpu")
+    config = {k: v for k, v in saved["config"].items() if hasattr(Args, k)}
+    return Args(**config | {"device": "cpu"}), saved
+
+
+def prefixed(exp, exe):
+    """Both episodes in one dictionary."""
+    exp = {"exp_" + name: x for name, x in exp.items()}
+    return exp | {"exe_" + name: x for name, x in exe.items()}
 
 
 def open_run(args):
@@ -561,9 +585,7 @@ def say(args, row):
 # --- end of shared ----------------------------------------------------------
 def save_trials(run):
     """--eval: many test trials of a saved agent, and a film of a few."""
-    saved = load(run / "agent.pt", "cpu")
-    config = {k: v for k, v in saved["config"].items() if hasattr(Args, k)}
-    args = Args(**config | {"device": "cpu"})
+    args, saved = load_args(run)
     task = make(args, 1, "test")
     agent, known = Dream(task, args), task.problems["train"]
     agent.load_state_dict(saved["agent"])
@@ -583,12 +605,6 @@ def save_trials(run):
     more["instructions"] = [film.names[i] for i in pairs[:, 1]]
     write(run / "film.npz", more | prefixed(exp, exes[0]))
     say(args, saved["row"] | row)
-
-
-def prefixed(exp, exe):
-    """Both episodes in one dictionary."""
-    exp = {"exp_" + name: x for name, x in exp.items()}
-    return exp | {"exe_" + name: x for name, x in exe.items()}
 
 
 def train(args, run, config, saved):

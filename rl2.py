@@ -312,7 +312,7 @@ def losses(agent, target, exp, exe, args):
     return q_losses(agent, target, exp, exe, args)
 
 
-# --- shared: command line and run directory ---------------------------------
+# --- shared: meta-testing, command line and run directory -------------------
 METHOD = Path(__file__).stem.strip("_")
 VERSION = 1  # of what is saved
 MAY_CHANGE = "commit", "total_steps", "run_dir", "overwrite", "resume", "eval"
@@ -354,6 +354,42 @@ def instructions(pairs, K):
     return given
 
 
+def play(agent, args, pairs, final, by_id=False):
+    """Trials of these problems and instructions (P, 2), repeated where random.
+
+    The exploration, the first execution, what was found, and returns (K, P).
+    """
+    copies = make(args, 1, "test")
+    repeats = 1 if copies.exhaustive else 84 if final else 17
+    pairs = np.tile(pairs, (repeats, 1))
+    copies = make(args, len(pairs), "test")
+    copies.reset(seed=0)
+    epsilons, rng = (0.5 * by_id, 0.0), np.random.default_rng(0)
+    given = pairs[:, 0], instructions(pairs, args.execution_episodes)
+    by_id = np.full(len(pairs), by_id)
+    exp, exes, found = trial(agent, copies, *given, by_id, args, epsilons, rng)
+    paid = [exp["earned"]] * args.no_exploration
+    paid += [exe["reward"] for exe in exes]
+    return exp, exes[0], found, torch.stack(paid).double().sum(2)
+
+
+def meta_test(agent, args, final):
+    """A row of greedy test trials without the id, and both their episodes."""
+    task = make(args, 1, "test")
+    exp, exe, found, returns = play(agent, args, task.pairs(), final)
+    row = {"test_return": returns.mean()}
+    error = returns.mean(0).std(correction=0) / len(exe["length"]) ** 0.5
+    row["test_return_se"] = 0.0 if task.exhaustive else error
+    if len(returns) > 1:
+        row |= {f"test_return_{k + 1}": x.mean() for k, x in enumerate(returns)}
+    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
+    row["exploration_steps"] = exp["length"].double().mean()
+    row |= {name: value.mean() for name, value in found.items()}
+    for name, pairs in task.groups().items():
+        row[name] = play(agent, args, pairs, final)[3].mean()
+    return {name: float(x) for name, x in row.items()}, exp, exe
+
+
 def write(path, what):
     """A whole file or none: written beside, then renamed."""
     part = path.with_name(path.name + ".part")
@@ -383,6 +419,19 @@ def load(path, device=None):
     if form != [METHOD, VERSION]:
         stop(f"{path}: method and version {form}, not {[METHOD, VERSION]}")
     return saved
+
+
+def load_args(run):
+    """The arguments, on the CPU, of the agent of a run; and what is saved."""
+    saved = load(run / "agent.pt", "cpu")
+    config = {k: v for k, v in saved["config"].items() if hasattr(Args, k)}
+    return Args(**config | {"device": "cpu"}), saved
+
+
+def prefixed(exp, exe):
+    """Both episodes in one dictionary."""
+    exp = {"exp_" + name: x for name, x in exp.items()}
+    return exp | {"exe_" + name: x for name, x in exe.items()}
 
 
 def open_run(args):
@@ -485,6 +534,7 @@ def trial(agent, task, problem, instructions, by_id, args, epsilons, rng):
     exp, info = rollout(*inputs, epsilons[0], rng, args, shown)
     drawn = "problem", "instruction"
     found = {name: x for name, x in info.items() if name not in drawn}
+    exp["earned"] = exp["reward"]
     episodes, state = [exp | known], (None, None)
     shown = args.setting == "standard"
     for instruction in instructions:
@@ -497,49 +547,13 @@ def trial(agent, task, problem, instructions, by_id, args, epsilons, rng):
     return episodes[0], episodes[1:], found
 
 
-def evaluate(agent, args, final=False):
-    """A row of progress.csv, and the meta-test trials that it tells of."""
-    task, row = make(args, 1, "test"), {}
-    repeats = 1 if task.exhaustive else 84 if final else 17
-
-    def play(name, pairs):
-        pairs = np.tile(pairs, (repeats, 1))
-        copies, rng = make(args, len(pairs), "test"), np.random.default_rng(0)
-        copies.reset(seed=0)
-        no_id = np.zeros(len(pairs), bool)
-        given = pairs[:, 0], instructions(pairs, args.execution_episodes)
-        inputs = agent, copies, *given, no_id, args, (0.0, 0.0), rng
-        exp, exes, found = trial(*inputs)
-        paid = [exp["reward"]] * args.no_exploration
-        paid = torch.stack(paid + [exe["reward"] for exe in exes])
-        returns = paid.double().sum(2)  # (K, P)
-        row[name] = returns.mean()
-        error = returns.mean(0).std(correction=0) / len(pairs) ** 0.5
-        return exp, exes[0], found, error, returns.mean(1)
-
-    exp, exe, found, error, returns = play("test_return", task.pairs())
-    row["test_return_se"] = 0.0 if task.exhaustive else error
-    if len(returns) > 1:
-        row |= {f"test_return_{k + 1}": x for k, x in enumerate(returns)}
-    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
-    row["exploration_steps"] = exp["length"].double().mean()
-    row |= {name: value.mean() for name, value in found.items()}
-    for name, pairs in task.groups().items():
-        play(name, pairs)
-    return {name: float(x) for name, x in row.items()}, exp, exe
-
-
 def save_trials(run):
     """--eval: many test trials of a saved agent, into its episodes.npz."""
-    saved = load(run / "agent.pt", "cpu")
-    config = {k: v for k, v in saved["config"].items() if hasattr(Args, k)}
-    args = Args(**config | {"device": "cpu"})
+    args, saved = load_args(run)
     agent = Agent(make(args, 1, "test"), args)
     agent.load_state_dict(saved["agent"])
-    row, exp, exe = evaluate(agent, args, final=True)
-    exp = {"exp_" + name: x for name, x in exp.items()}
-    exe = {"exe_" + name: x for name, x in exe.items()}
-    write(run / "episodes.npz", exp | exe)
+    row, exp, exe = meta_test(agent, args, final=True)
+    write(run / "episodes.npz", prefixed(exp, exe))
     say(args, saved["row"] | row)
 
 
@@ -573,7 +587,7 @@ def train(args, run, config, saved):
             if final or steps >= next_evaluation:
                 row = {"env_steps": steps, "seconds": round(seconds, 2)}
                 row |= {"trials": trials, "updates": updates}
-                row |= evaluate(target.module, args, final)[0]
+                row |= meta_test(target.module, args, final)[0]
                 for name, values in logged.items():
                     row[name] = torch.stack(values).mean().item()
                 logged = {}
