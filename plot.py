@@ -22,6 +22,8 @@ from PIL import Image
 TASKS = "coupling", "bus", "map", "distracting-bus", "cooking", "sign-nav"
 METHODS = {"dream": "DREAM", "rl2": "RL²", "varibad": "VariBAD"}
 METHODS |= {"import": "IMPORT"}
+BOUNDS = {"PEARL-UB": ":", "no exploring": "-.", "optimum": "--"}
+FILES = ("pearl_ub.csv", "without_rewards"), ("no_exploration.csv", "return")
 COLUMNS = "env_steps", "seconds", "test_return", "optimal_return"
 PARTS = "frames", "length", "before", "reward", "observation"
 PARTS = [f"{kind}_{part}" for kind in ("exp", "exe") for part in PARTS]
@@ -56,8 +58,8 @@ def save(figure, out, name):
 
 # --- training: results/<method>/<env>/<seed>/progress.csv -------------------
 def read_results(results):
-    """{env: {method: {column: rows} of each seed}}, optima, PEARL-UBs."""
-    runs, optimum, pearl = {}, {}, {}
+    """{env: {method: {column: rows} of each seed}}, {bound: {env: return}}."""
+    runs, optimum, bounds = {}, {}, ({}, {})
     try:
         for env, method in product(TASKS, METHODS):
             for path in sorted(results.glob(f"{method}/{env}/*/progress.csv")):
@@ -67,15 +69,15 @@ def read_results(results):
                     methods = runs.setdefault(env, {})
                     methods.setdefault(METHODS[method], []).append(seed)
                     optimum[env] = seed["optimal_return"][-1]
-        path = results / "pearl_ub.csv"
-        text = path.read_text() if path.exists() else ""
-        for row in csv.DictReader(text.splitlines()):
-            pearl[row["env"]] = float(row["without_rewards"])
+        for bound, (file, column) in zip(bounds, FILES):
+            path = results / file
+            for row in csv.DictReader(path.open() if path.exists() else ()):
+                bound[row["env"]] = float(row[column])
     except (OSError, KeyError, TypeError, ValueError) as error:
         stop(f"{path} cannot be read: {error!r}")
     if not runs:
         stop(f"{results} holds no <method>/<env>/<seed>/progress.csv")
-    return runs, optimum, pearl
+    return runs, dict(zip(BOUNDS, (*bounds, optimum)))
 
 
 def mean_over_seeds(seeds, x):
@@ -97,7 +99,7 @@ def mean_over_seeds(seeds, x):
 
 def curves(env: str, seconds: bool = False, results=RESULTS, out=FIGURES):
     """Test return while training: mean and 95 % interval over seeds."""
-    runs, optimum, pearl = read_results(results)
+    runs, bounds = read_results(results)
     if env not in runs:
         stop(f"--env: {results} has {', '.join(runs)}, not {env!r}")
     x = "seconds" if seconds else "env_steps"
@@ -108,9 +110,9 @@ def curves(env: str, seconds: bool = False, results=RESULTS, out=FIGURES):
         style = {"color": COLORS[i], "label": f"{method}, n = {len(seeds)}"}
         ax.plot(grid, mean, marker=MARKERS[i], markevery=every, **style)
         ax.fill_between(grid, *band, color=COLORS[i], alpha=0.2, lw=0)
-    if env in pearl:
-        ax.axhline(pearl[env], color="k", ls=":", lw=2, label="PEARL-UB")
-    ax.axhline(optimum[env], color="k", ls="--", label="optimum")
+    for name, bound in bounds.items():
+        if env in bound:
+            ax.axhline(bound[env], color="k", ls=BOUNDS[name], label=name)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     unit = x.replace("env_", "environment ")
     ax.set(title=env, xlabel=unit, ylabel="test return")
@@ -120,10 +122,10 @@ def curves(env: str, seconds: bool = False, results=RESULTS, out=FIGURES):
 
 def table(results=RESULTS):
     """Print last test returns in Markdown: mean, standard error over seeds."""
-    runs, optimum, pearl = read_results(results)
+    runs, bounds = read_results(results)
     methods = [m for m in METHODS.values() if m in set().union(*runs.values())]
-    lines = [["task", *methods, *["PEARL-UB"] * bool(pearl), "optimum"]]
-    lines.append(["---"] * len(lines[0]))
+    shown = [name for name, bound in bounds.items() if bound]
+    lines = [head := ["task", *methods, *shown], ["---"] * len(head)]
     for env in runs:
         cells = []
         for method in methods:
@@ -131,9 +133,9 @@ def table(results=RESULTS):
             last, n = [seed["test_return"][-1] for seed in seeds], len(seeds)
             error = f" ± {np.std(last, ddof=1) / n**0.5:.2f}" if n > 1 else ""
             cells.append(f"{np.mean(last):z.2f}{error} (n = {n})" if n else "–")
-        if pearl:
-            cells.append(f"{pearl[env]:z.2f}" if env in pearl else "–")
-        lines.append([f"`{env}`", *cells, f"{optimum[env]:z.2f}"])
+        for bound in map(bounds.get, shown):
+            cells.append(f"{bound[env]:z.2f}" if env in bound else "–")
+        lines.append([f"`{env}`", *cells])
     print(*(f"| {' | '.join(line)} |" for line in lines), sep="\n")
 
 
@@ -243,8 +245,7 @@ def recovered(z, half, other):
 
     For each of the four buses of a permutation, half (P,): ridge regression of
     the one-hot of its stop on z, from the problems that differ in the other
-    permutation (P,) to those held out. Guessing gets 0.25, with few problems
-    0.2. It is not the share of permutations that are recovered as a whole.
+    permutation (P,) to those held out. Guessing gets 0.25, with few 0.2.
     """
     right, one_hot = [], np.eye(4)[ORDERS[half]] - 0.25  # (P, buses, stops)
     for fold in np.unique(other):

@@ -121,12 +121,14 @@ def test_table_by_hand(tmp_path, capsys):
     )
     bounds = "env,optimum,without_rewards,with_rewards\nmap,0.8,0.25,0.4\n"
     (tmp_path / "pearl_ub.csv").write_text(bounds)
+    bounds = "env,return\nmap,0.3\nsign-nav,0.34\n"
+    (tmp_path / "no_exploration.csv").write_text(bounds)
     plot.table(tmp_path)
     assert capsys.readouterr().out == (
-        "| task | DREAM | RL² | PEARL-UB | optimum |\n"
-        "| --- | --- | --- | --- | --- |\n"
-        "| `map` | 0.60 ± 0.10 (n = 2) | 0.30 (n = 1) | 0.25 | 0.80 |\n"
-        "| `sign-nav` | 0.00 (n = 1) | – | – | 1.00 |\n"
+        "| task | DREAM | RL² | PEARL-UB | no exploring | optimum |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| `map` | 0.60 ± 0.10 (n = 2) | 0.30 (n = 1) | 0.25 | 0.30 | 0.80 |\n"
+        "| `sign-nav` | 0.00 (n = 1) | – | – | 0.34 | 1.00 |\n"
     )
 
 
