@@ -56,7 +56,7 @@ class Args:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU, if any
     run_dir: Path | None = None  # None: runs/<method>/<env>/<seed>
     overwrite: bool = False  # replace what an earlier run has left there
-    eval: Path | None = None  # do not train, evaluate the agent of this run
+    eval: Path | None = None  # do not train, evaluate this run's agent
     setting: Literal["imrl", "standard"] = "imrl"  # standard: unknown goals
     exploration_rewards: bool = False  # shown, of an instruction; as standard
     execution_episodes: int = 1  # K of a test trial, each its own instruction
@@ -97,7 +97,7 @@ class Args:
             if self.env == "cooking":
                 raise ValueError("--setting: no kitchen has all ingredients")
         if self.no_exploration and self.execution_episodes == 1:
-            raise ValueError("--execution-episodes: 2, as the first explores")
+            raise ValueError("--execution-episodes: from 2; the first explores")
         gpu = torch.cuda.is_available()
         if self.device == "cuda" and not gpu:
             raise ValueError("--device cuda: PyTorch finds no GPU")
@@ -384,18 +384,18 @@ def instructions(pairs, K):
 def play(agent, args, pairs, final, by_id=False):
     """Trials of these problems and instructions (P, 2), repeated where random.
 
-    The exploration, the first execution, what was found, and returns (K, P).
+    Greedy; by_id: execution knows the id, and exploration is half random. The
+    exploration, the first execution, what was found, and returns (K, P).
     """
-    copies = make(args, 1, "test")
-    repeats = 1 if copies.exhaustive else 84 if final else 17
-    pairs = np.tile(pairs, (repeats, 1))
+    if not make(args, 1, "test").exhaustive:  # of the 6 pairs, 504 or 102
+        pairs = np.tile(pairs, (84 if final else 17, 1))
     copies = make(args, len(pairs), "test")
     copies.reset(seed=0)
-    epsilons, rng = (0.5 * by_id, 0.0), np.random.default_rng(0)
+    epsilons, rng = (0.5 if by_id else 0.0, 0.0), np.random.default_rng(0)
     given = pairs[:, 0], instructions(pairs, args.execution_episodes)
     by_id = np.full(len(pairs), by_id)
     exp, exes, found = trial(agent, copies, *given, by_id, args, epsilons, rng)
-    paid = [exp["earned"]] * args.no_exploration
+    paid = [exp["earned"]] if args.no_exploration else []
     paid += [exe["reward"] for exe in exes]
     return exp, exes[0], found, torch.stack(paid).double().sum(2)
 
@@ -406,7 +406,8 @@ def meta_test(agent, args, final):
     exp, exe, found, returns = play(agent, args, task.pairs(), final)
     row = {"test_return": returns.mean()}
     error = returns.mean(0).std(correction=0) / len(exe["length"]) ** 0.5
-    row["test_return_se"] = 0.0 if task.exhaustive else error
+    drawn = args.exploration_rewards and args.setting == "imrl"
+    row["test_return_se"] = 0.0 if task.exhaustive and not drawn else error
     if len(returns) > 1:
         row |= {f"test_return_{k + 1}": x.mean() for k, x in enumerate(returns)}
     row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
@@ -448,11 +449,14 @@ def load(path, device=None):
     return saved
 
 
-def load_args(run):
-    """The arguments, on the CPU, of the agent of a run; and what is saved."""
-    saved = load(run / "agent.pt", "cpu")
+def load_args(args):
+    """The arguments, on the CPU, of a saved agent, and all that is saved."""
+    saved = load(args.eval / "agent.pt", "cpu")
     config = {k: v for k, v in saved["config"].items() if hasattr(Args, k)}
-    return Args(**config | {"device": "cpu"}), saved
+    then = Args(**config | {"device": "cpu"})
+    K = max(args.execution_episodes, then.execution_episodes)
+    then.execution_episodes = K
+    return then, saved
 
 
 def prefixed(exp, exe):
@@ -574,9 +578,10 @@ def trial(agent, task, problem, instructions, by_id, args, epsilons, rng):
     return episodes[0], episodes[1:], found
 
 
-def save_trials(run):
+def save_trials(args):
     """--eval: many test trials of a saved agent, into its episodes.npz."""
-    args, saved = load_args(run)
+    run = args.eval
+    args, saved = load_args(args)
     agent = Agent(make(args, 1, "test"), args)
     agent.load_state_dict(saved["agent"])
     row, exp, exe = meta_test(agent, args, final=True)
@@ -594,7 +599,7 @@ def train(args, run, config, saved):
         agent.parameters(), args.learning_rate,
         weight_decay=args.weight_decay, fused=True,
     )
-    spread = args.epsilon ** np.linspace(0, 1, args.num_envs)
+    spread = args.epsilon ** np.linspace(1, 0, args.num_envs)[::-1]
     drawn = [None] * (1 + args.no_exploration)
     replays, logged, rows, row = ({}, {}), {}, [], None
     priority = torch.ones(args.replay, device=args.device)
@@ -620,7 +625,7 @@ def train(args, run, config, saved):
                 logged = {}
                 next_evaluation = steps + args.eval_every
                 rows.append(row)
-                lines = row, *(row.values() for row in rows)
+                lines = row.keys(), *(past.values() for past in rows)
                 lines = [",".join(map(str, line)) for line in lines]
                 write(run / "progress.csv", "\n".join(lines) + "\n")
                 bar.set_postfix(test_return=row["test_return"])
@@ -691,10 +696,10 @@ def train(args, run, config, saved):
 if __name__ == "__main__":
     args = parse()
     try:
-        make(args, 1, "test")
+        if args.eval is None:
+            make(args, 1, "test")
+            train(args, *open_run(args))
+        else:
+            save_trials(args)
     except gymnasium.error.DependencyNotInstalled as error:
         stop(error)  # OpenGL
-    if args.eval is None:
-        train(args, *open_run(args))
-    else:
-        save_trials(args.eval)

@@ -223,6 +223,17 @@ def test_each_of_the_executions_has_its_own_instruction():
         assert all({*row} == {*of[0]} for row in of)
 
 
+def test_standard_error_where_something_is_drawn():
+    """Rewards in exploration are those of an instruction drawn for each."""
+    args, agent, *_ = setting()
+    row, _, _ = dream.evaluate(agent, args)
+    assert row["test_return_se"] == 0
+    args, agent, *_ = setting(exploration_rewards=True)
+    row, _, exe = dream.evaluate(agent, args)
+    error = exe["reward"].sum(1).std(correction=0) / 96**0.5
+    assert row["test_return_se"] == pytest.approx(error.item(), rel=1e-4)
+
+
 def test_executions_after_one_exploration():
     """All instructions are in every place, so each place earns the same."""
     args, agent, *_ = setting()
@@ -375,6 +386,10 @@ def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
     assert film["exe_frames"].shape[:2] == (4, film["exe_length"].max() + 1)
     returns = trials["exe_reward"].sum(1).mean()
     assert abs(returns - float(last["test_return"])) < 1e-5
+    for K in 1, 3:
+        given = dream.Args(eval=directory, seed=1, execution_episodes=K)
+        args, _ = dream.load_args(given)
+        assert (args.seed, args.execution_episodes) == (0, K)
 
 
 @pytest.mark.parametrize(

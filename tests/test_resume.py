@@ -146,7 +146,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, capfd):
     refused(dream, arguments(dream, run, resume=True), capfd)
     torch.save({"config": Attack()}, run / "agent.pt")
     with pytest.raises(SystemExit):
-        dream.save_trials(run)
+        dream.save_trials(dream.Args(eval=run))
     assert not (tmp_path / "attacked").exists()
 
 
