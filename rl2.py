@@ -9,7 +9,7 @@ an instruction. The memory goes on from one to the other, and exploring is only
 rewarded by what execution earns later: the two have to be learned together.
 That is what DREAM (dream.py) avoids.
 
-    python rl2.py --env map    # 0.28 of 0.80, 4 minutes: it never reads the map
+    python rl2.py --env map    # 0.30 of 0.80, what walking earns; 4 minutes
 """
 
 import argparse

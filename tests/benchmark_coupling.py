@@ -57,8 +57,9 @@ if __name__ == "__main__":
                 trials_until_learned(method, num_actions, seed)
                 for seed in SEEDS
             ]
-            median, missing = np.median(counts), np.isinf(counts).sum()
+            median, never = np.median(counts), np.isinf(counts).sum()
             learned = np.isfinite(median)
-            cell = f"{median:,.0f}" if learned else f"over {STEPS // 2:,}"
-            cells.append(cell + f" ({missing} of 5 never)" * (missing > 0))
+            cells.append(f"{median:,.0f}" if learned else f"> {STEPS // 2:,}")
+            if never:
+                cells[-1] += f" ({never} of 5 never)"
         print(f"| {num_actions} | " + " | ".join(cells) + " |", flush=True)
