@@ -142,7 +142,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, capfd):
     run.mkdir()
     torch.save({"config": Attack()}, run / "checkpoint.pt")
     refused(dream, arguments(dream, run, resume=True), capfd)
-    (run / "checkpoint.pt").write_bytes(pickle.dumps(Attack()))
+    (run / "checkpoint.pt").write_bytes(pickle.dumps(Attack(), protocol=2))
     refused(dream, arguments(dream, run, resume=True), capfd)
     torch.save({"config": Attack()}, run / "agent.pt")
     with pytest.raises(SystemExit):
