@@ -305,11 +305,14 @@ def mlp(inputs, outputs, hidden):
 
 
 class Belief(nn.Module):
-    """q(m | tau_:t), in place of the policy's memory, and its decoders."""
+    """q(m | tau_:t), in place of the policy's memory, and its decoders.
+
+    It keeps what it believed at each step, (T + 1, B, hidden), for the ELBO.
+    """
 
     def __init__(self, spaces, num_actions, hidden):
         super().__init__()
-        self.encoder = Memory(spaces, num_actions, hidden)
+        self.encoder, self.kept = Memory(spaces, num_actions, hidden), []
         self.posterior = nn.Linear(2 * hidden, hidden)  # mean, log variance
         self.features = Features(spaces["observation"], hidden)
         self.action = nn.Embedding(num_actions, hidden)
@@ -322,17 +325,12 @@ class Belief(nn.Module):
         self.reward = mlp(inputs, 1, 2 * hidden)
 
     def forward(self, steps, length, state):
-        with torch.no_grad():
-            x, (t, b), state = self.encoder(steps, length, state)
-            belief = self.posterior(x)
+        x, (t, b), state = self.encoder(steps, length, state)
+        belief = self.posterior(x)  # mean, log variance
+        if torch.is_grad_enabled():
+            self.kept.append(pad(belief, (t, b), *steps["before"].T.shape))
         _, s = self.features(steps["observation"][b, t])
-        return torch.cat([belief, s], 1), (t, b), state
-
-    def encode(self, steps, state):
-        """Mean and log variance of m after each step, (T + 1, B, hidden)."""
-        x, at, (lstm, _) = self.encoder(steps, steps["length"] + 1, state)
-        belief = pad(self.posterior(x), at, *steps["before"].T.shape)
-        return belief, (lstm, None)
+        return torch.cat([belief.detach(), s], 1), (t, b), state
 
     def unlikely(self, observed, predicted):
         """-log p(observed), (K, R), up to a constant; observed (R, ...)."""
@@ -347,20 +345,19 @@ class Belief(nn.Module):
 
     def decode(self, m, steps, rewarded):
         """-log p of the transitions of an episode, (B,), given m (K, B, M)."""
-        length = steps["length"]
-        taken = torch.arange(length.max()) < length[:, None]
-        b, t = taken.nonzero(as_tuple=True)  # R transitions
-        observation = steps["observation"]
+        length, observation = steps["length"], steps["observation"]
+        T, B = steps["before"].T.shape
+        t, b = (torch.arange(T)[:, None] <= length).nonzero().T
+        s, _ = self.encoder.features(observation[b, t])
+        s, last = pad(s, (t, b), T, B), t == length[b]
+        t, b = t[~last], b[~last]  # R transitions
         action = self.action(steps["before"][b, t + 1])
-        s, then = (
-            self.encoder.features(observation[b, k])[0] for k in (t, t + 1)
-        )
-        known = torch.cat([s, action], 1).expand(len(m), -1, -1)
+        known = torch.cat([s[t, b], action], 1).expand(len(m), -1, -1)
         predicted = self.next(torch.cat([m[:, b], known], 2))
         error = self.unlikely(observation[b, t + 1], predicted)
         if rewarded:
             i = self.instruction(steps["instruction"]).flatten(1)[b]
-            more = torch.cat([then, i], 1).expand(len(m), -1, -1)
+            more = torch.cat([s[t + 1, b], i], 1).expand(len(m), -1, -1)
             predicted = self.reward(torch.cat([m[:, b], known, more], 2))
             error = error + (predicted[..., 0] - steps["reward"][b, t]) ** 2
         return error.new_zeros(len(length)).index_add(0, b, error.mean(0))
@@ -392,19 +389,18 @@ class Agent(nn.Module):
 
 def losses(agent, target, exp, exe, args):
     """{name: (B,)} of what a batch of replayed trials teaches."""
-    loss = q_losses(agent, target, exp, exe, args)
     belief, length = agent.policy.memory, exp["length"]
-    each = torch.arange(len(length))
-    explored, state = belief.encode(exp, (None, None))  # (T + 1, B, hidden)
-    executed, _ = belief.encode(exe, state)
+    belief.kept.clear()
+    loss = q_losses(agent, target, exp, exe, args)
+    explored, executed = belief.kept
     steps = torch.arange(len(explored))[:, None]
-    seen = torch.cat([steps <= length, steps <= exe["length"]])
+    seen = torch.cat([steps <= length, steps < exe["length"]])
+    seen, each = seen.to(explored.device), torch.arange(len(length))
 
     # Each posterior against the one before, the first against Normal(0, I)
     posterior = torch.cat([explored, executed])  # (2 T + 2, B, hidden)
     first, last = torch.zeros_like(explored[:1]), explored[length, each][None]
     old = torch.cat([first, explored[:-1], last, executed[:-1]])
-    seen = seen.to(old.device)
     kl = (divergence(posterior, old) * seen).sum(0) / seen.sum(0)
 
     # From some of the posteriors, the whole trial: its past and its future
