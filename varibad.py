@@ -335,8 +335,8 @@ class Belief(nn.Module):
     def unlikely(self, observed, predicted):
         """-log p(observed), (K, R), up to a constant; observed (R, ...)."""
         if self.nvec is None:  # blocks of 10 x 10 pixels
-            frames = observed.permute(0, 3, 1, 2) / 255
-            blocks = nn.functional.avg_pool2d(frames, 10).flatten(1)
+            frames = observed.permute(0, 3, 1, 2).float()
+            blocks = nn.functional.avg_pool2d(frames, 10).flatten(1) / 255
             return ((predicted - blocks) ** 2).sum(2)
         logits = predicted.split([*self.nvec], 2)
         log_p = [x.log_softmax(2) for x in logits]
