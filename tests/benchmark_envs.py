@@ -2,7 +2,7 @@
 
 Random actions other than `end`, episode after episode; copies that have ended
 do not count. Median of five measurements after a warm-up, in processor time,
-so that other work on the machine matters less.
+so that other work on the machine matters less. As CSV.
 """
 
 import sys
@@ -28,6 +28,7 @@ def measure(copies, actions, episodes):
     return steps / (time.process_time() - began)
 
 
+print("env,num_envs,steps_per_s")
 for name in envs.TASKS:
     n, episodes = (64, 3) if name == "sign-nav" else (256, 100)
     copies = gymnasium.make_vec(f"imrl/{name}-v0", num_envs=n)
@@ -37,4 +38,4 @@ for name in envs.TASKS:
     actions = np.random.default_rng(0).integers(count, size=size)
     measure(copies, actions, episodes)
     speeds = [measure(copies, actions, episodes) for _ in range(5)]
-    print(f"{name}: {np.median(speeds):,.0f} steps/s, {n} copies")
+    print(f"{name},{n},{np.median(speeds):.0f}", flush=True)
