@@ -483,6 +483,7 @@ def meta_test(agent, args, final):
     exp, exe, found, returns = play(agent, args, task.pairs(), final)
     row = {"test_return": returns.mean()}
     error = returns.mean(0).std(correction=0) / len(exe["length"]) ** 0.5
+    # Which instruction an exploration is paid for, is drawn.
     drawn = args.exploration_rewards and args.setting == "imrl"
     row["test_return_se"] = 0.0 if task.exhaustive and not drawn else error
     if len(returns) > 1:
@@ -622,6 +623,7 @@ def train(args, run, config, saved):
     bottleneck = {"params": f, "lr": 4 * lr, "weight_decay": 0.0}  # has beta
     groups = [{"params": others}, bottleneck]
     optimizer = torch.optim.AdamW(groups, lr, weight_decay=decay, fused=True)
+    # From 1 down to epsilon; epsilon, if there is but one copy
     spread = args.epsilon ** np.linspace(1, 0, args.num_envs)[::-1]
     drawn = [None] * (1 + args.no_exploration)
     replays, logged, rows, row = ({}, {}), {}, [], None

@@ -515,13 +515,16 @@ class SignNav(Task):
         right = near.argmax(1) == 3 * self.problem + self.instruction
         return np.where(right, 1.0, -1.0) * near.any(1), near.any(1)
 
+    def near_sign(self, pose):
+        """Whether within 5.5 m, (N,), at poses (N, 3)."""
+        return np.hypot(pose[:, 0] - 10, pose[:, 1] - 10.25) <= 5.5
+
     def sense(self):
-        """In view: within 5.5 m the frame is not that of the other sign."""
+        """In view: near the sign the frame is not that of the other sign."""
         frame, pose, in_view = self.episode.values()
         draw, now = self.world.draw, self.active
         frame[now] = draw(self.problem[now], pose[now])
-        near = np.hypot(pose[:, 0] - 10, pose[:, 1] - 10.25) <= 5.5
-        near &= now & ~in_view
+        near = self.near_sign(pose) & now & ~in_view
         other = draw(1 - self.problem[near], pose[near])
         in_view[near] = (other != frame[near]).any((1, 2, 3))
         return frame.copy(), {"sign_in_view": in_view.copy()}

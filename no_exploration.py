@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 
 from envs import TASKS
-from pearl_ub import CITY, STATE, model
+from pearl_ub import CITY, STATE, model, q_values
 
 
 def search(seen, start, then, reward, group):
@@ -34,23 +34,21 @@ def search(seen, start, then, reward, group):
     A model as `pearl_ub.model` has it: what is seen and the next state, -1 at
     the end, (P, S, A); the first state; the rewards (T, P, S, A).
     """
-    known = [np.zeros((len(then), then.shape[1] + 1))]  # after T, and state -1
-    for pay in reward[::-1]:
-        q = pay + known[0][np.arange(len(then))[:, None, None], then]
-        known.insert(0, np.pad(q.max(2), ((0, 0), (0, 1))))
+    q = q_values(then, reward)
 
     @cache
     def value(t, state, alike):
+        if state == -1 or t == len(reward):
+            return 0.0
         group = np.frombuffer(alike, int)
-        if len(group) == 1 or state == -1 or t == len(reward):
-            return known[t][group[0], state]
-        pay, later = reward[t][group, state], then[group, state]
-        bound = (pay + known[t + 1][group[:, None], later]).mean(0)
-        best = -np.inf
+        bound, best = q[t][group, state].mean(0), -np.inf
+        if len(group) == 1:
+            return bound.max()
         for a in np.argsort(-bound):
             if bound[a] <= best + 1e-9:
                 break
-            total, looks = pay[:, a].sum(), seen[group, state, a]
+            total = reward[t][group, state, a].sum()
+            looks = seen[group, state, a]
             for look in np.unique(looks):
                 same = group[looks == look]
                 after = then[same[0], state, a]
@@ -121,10 +119,10 @@ class Walks:
 
     def reads(self, node):
         """Whether the sign is in view."""
-        x, z, _ = pose = self.pose(node)
-        if np.hypot(x - 10, z - 10.25) > 5.5:
+        pose = np.array([self.pose(node)] * 2)
+        if not self.task.near_sign(pose)[0]:
             return False
-        blue, red = self.task.world.draw([0, 1], [pose, pose])
+        blue, red = self.task.world.draw([0, 1], pose)
         return (blue != red).any()
 
     def left(self, thing):
@@ -144,13 +142,14 @@ def sign_nav(starts):
     task = TASKS["sign-nav"](num_envs=starts)
     task.reset(seed=0)
     returns = []
-    for start in task.episode["pose"].copy():
+    for start in task.episode["pose"]:
         walks = Walks(task, start)
         for i in range(3):
             colors = [walks.left(i), walks.left(3 + i)]
             fetched = defaultdict(list)  # how many of the colors: nodes
             for node, steps in walks.steps.items():
-                in_time = [steps + x.get(node, 99) <= 20 for x in colors]
+                total = [steps + x.get(node, np.inf) for x in colors]
+                in_time = [x <= task.max_steps for x in total]
                 fetched[sum(in_time)].append(node)
             both, one = (map(walks.reads, fetched[n]) for n in (2, 1))
             returns.append(1.0 if any(both) else 0.5 if any(one) else 0.0)

@@ -70,14 +70,13 @@ def model(copies, parts, i):
     return seen, start, then, reward
 
 
-def optimal(then, reward):
-    """The best actions, T times (P, S, A) booleans, by backward induction."""
-    value, best = np.zeros((len(then), then.shape[1] + 1)), []
+def q_values(then, reward):
+    """Of a known problem, T times (P, S, A), by backward induction."""
+    value, q = np.zeros((len(then), then.shape[1] + 1)), []
     for now in reward[::-1]:  # the last value, index -1: after the end, 0
-        q = now + value[np.arange(len(then))[:, None, None], then]
-        value[:, :-1] = q.max(2)
-        best.append(q > q.max(2, keepdims=True) - 1e-9)
-    return best[::-1]
+        q.append(now + value[np.arange(len(then))[:, None, None], then])
+        value[:, :-1] = q[-1].max(2)
+    return q[::-1]
 
 
 def follow(guess, seen, start, then, reward, policies):
@@ -118,7 +117,8 @@ def pearl_ub(name):
     seen, *_ = model(copies, parts, -1)  # what an explorer sees
     for i in np.flatnonzero(offers[:, :-1].any(0)):
         _, start, then, reward = model(copies, parts, i)
-        world = start, then, reward, optimal(then, reward)
+        q = q_values(then, reward)
+        world = start, then, reward, [x > x.max(2)[..., None] - 1e-9 for x in q]
         both = 1000 * seen + np.rint(100 * reward[0]).astype(int)
         for guess in np.flatnonzero(offers[:, i]):
             for given, looks in ((-1, seen), (i, both)):

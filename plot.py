@@ -70,9 +70,9 @@ def read_results(results):
                     methods.setdefault(METHODS[method], []).append(seed)
                     optimum[env] = seed["optimal_return"][-1]
         for bound, (file, column) in zip(bounds, FILES):
-            path = results / file
-            for row in csv.DictReader(path.open() if path.exists() else ()):
-                bound[row["env"]] = float(row[column])
+            for path in results.glob(file):  # it may be missing
+                for row in csv.DictReader(path.read_text().splitlines()):
+                    bound[row["env"]] = float(row[column])
     except (OSError, KeyError, TypeError, ValueError) as error:
         stop(f"{path} cannot be read: {error!r}")
     if not runs:

@@ -379,6 +379,7 @@ def meta_test(agent, args, final):
     exp, exe, found, returns = play(agent, args, task.pairs(), final)
     row = {"test_return": returns.mean()}
     error = returns.mean(0).std(correction=0) / len(exe["length"]) ** 0.5
+    # Which instruction an exploration is paid for, is drawn.
     drawn = args.exploration_rewards and args.setting == "imrl"
     row["test_return_se"] = 0.0 if task.exhaustive and not drawn else error
     if len(returns) > 1:
@@ -538,7 +539,7 @@ def trial(agent, task, problem, instructions, by_id, args, epsilons, rng):
     exp, info = rollout(*inputs, epsilons[0], rng, args, shown)
     drawn = "problem", "instruction"
     found = {name: x for name, x in info.items() if name not in drawn}
-    exp["earned"] = exp["reward"]
+    exp["earned"] = exp["reward"]  # which in dream.py is of another kind
     episodes, state = [exp | known], (None, None)
     shown = args.setting == "standard"
     for instruction in instructions:
@@ -572,6 +573,7 @@ def train(args, run, config, saved):
         agent.parameters(), args.learning_rate,
         weight_decay=args.weight_decay, fused=True,
     )
+    # From 1 down to epsilon; epsilon, if there is but one copy
     spread = args.epsilon ** np.linspace(1, 0, args.num_envs)[::-1]
     drawn = [None] * (1 + args.no_exploration)
     replays, logged, rows, row = ({}, {}), {}, [], None
