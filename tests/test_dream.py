@@ -1,12 +1,16 @@
 """DREAM's quantities against their equations, and its command line."""
 
 import csv
+import io
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -291,10 +295,15 @@ def test_the_id_never_reaches_meta_test(monkeypatch):
 
 
 def run(*arguments):
-    command = [sys.executable, str(ROOT / "dream.py"), *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=ENVIRON, check=False
-    )
+    """The script, in this process: a new one takes seconds to import torch."""
+    said, error, status = io.StringIO(), io.StringIO(), 0
+    with mock.patch("sys.argv", ["dream.py", *map(str, arguments)]):
+        with redirect_stdout(said), redirect_stderr(error):
+            try:
+                runpy.run_path(dream.__file__, run_name="__main__")
+            except SystemExit as stopped:
+                status = stopped.code
+    return status, said.getvalue(), error.getvalue()
 
 
 def rows(directory):
@@ -311,8 +320,8 @@ SHORT = [
 def test_same_seed_same_numbers(tmp_path):
     results = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        done = run(*SHORT, "--seed", seed, "--run-dir", tmp_path / name)
-        assert done.returncode == 0, done.stderr
+        status, *_ = run(*SHORT, "--seed", seed, "--run-dir", tmp_path / name)
+        assert status == 0
         results.append(rows(tmp_path / name))
         for row in results[-1]:
             del row["seconds"]
@@ -322,8 +331,8 @@ def test_same_seed_same_numbers(tmp_path):
 
 def test_evaluation_changes_nothing(tmp_path):
     for name, every in (("a", 3000), ("b", 8000)):
-        done = run(*SHORT, "--eval-every", every, "--run-dir", tmp_path / name)
-        assert done.returncode == 0, done.stderr
+        changes = "--eval-every", every, "--run-dir", tmp_path / name
+        assert run(*SHORT, *changes)[0] == 0
     often, seldom = rows(tmp_path / "a")[-1], rows(tmp_path / "b")[-1]
     for name in ("env_steps", "test_return", "return_with_id", "f_norm2"):
         assert often[name] == seldom[name]
@@ -360,21 +369,20 @@ def test_coupling_needs_the_exploration_reward(tmp_path, monkeypatch):
 
 def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
     directory = tmp_path / "run"
-    first = run(*SHORT, "--run-dir", directory)
-    assert first.stdout.startswith("map, seed 0: test return ")
+    _, first, _ = run(*SHORT, "--run-dir", directory)
+    assert first.startswith("map, seed 0: test return ")
     last = rows(directory)[-1]
-    said = float(first.stdout.split("test return ")[1].split()[0])
+    said = float(first.split("test return ")[1].split()[0])
     assert abs(said - float(last["test_return"])) < 1e-3
     before = {p.name: p.read_bytes() for p in directory.iterdir()}
     names = {"config.json", "progress.csv", "agent.pt", "checkpoint.pt"}
     assert set(before) == names
 
-    second = run(*SHORT, "--run-dir", directory)
-    assert second.returncode == 2 and "--overwrite" in second.stderr
+    status, _, error = run(*SHORT, "--run-dir", directory)
+    assert status == 2 and "--overwrite" in error
     assert before == {p.name: p.read_bytes() for p in directory.iterdir()}
 
-    evaluated = run("--eval", directory)
-    assert evaluated.stdout == first.stdout
+    assert run("--eval", directory)[1] == first
     trials = np.load(directory / "episodes.npz")
     assert len(trials["exp_problem"]) == 24 * 4
     distance, length = trials["exp_distance"], trials["exp_length"]
@@ -413,16 +421,15 @@ def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
     ],
 )
 def test_bad_input(arguments, said):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr and "Traceback" not in done.stderr
-    assert done.stdout == ""
+    status, output, error = run(*arguments)
+    assert (status, output) == (2, "")
+    assert said in error and "Traceback" not in error
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu():
-    done = run("--device", "cuda")
-    assert done.returncode == 2 and "--device" in done.stderr
+    status, _, error = run("--device", "cuda")
+    assert status == 2 and "--device" in error
 
 
 def test_interrupt_keeps_what_was_logged(tmp_path):
