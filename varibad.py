@@ -315,6 +315,7 @@ class Belief(nn.Module):
         self.encoder, self.kept = Memory(spaces, num_actions, hidden), []
         self.posterior = nn.Linear(2 * hidden, hidden)  # mean, log variance
         self.features = Features(spaces["observation"], hidden)
+        self.known = nn.Linear(2 * hidden, hidden)
         self.action = nn.Embedding(num_actions, hidden)
         tokens = spaces["instruction"].nvec
         self.instruction = nn.Embedding(max(tokens), hidden)
@@ -329,8 +330,10 @@ class Belief(nn.Module):
         belief = self.posterior(x)  # mean, log variance
         if torch.is_grad_enabled():
             self.kept.append(pad(belief, (t, b), *steps["before"].T.shape))
-        _, s = self.features(steps["observation"][b, t])
-        return torch.cat([belief.detach(), s], 1), (t, b), state
+        # s as the other methods have it: waves with the past, and sums
+        s, now = self.features(steps["observation"][b, t])
+        known = self.known(torch.cat([belief.detach(), s], 1)).tanh()
+        return torch.cat([known, now], 1), (t, b), state
 
     def unlikely(self, observed, predicted):
         """-log p(observed), (K, R), up to a constant; observed (R, ...)."""

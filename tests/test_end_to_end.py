@@ -169,15 +169,16 @@ def test_varibad_learns_its_belief_from_the_elbo_alone():
     args, agent, target, exp, exe = setting(varibad, "map")
     loss = varibad.losses(agent, target, exp, exe, args)
     belief = agent.policy.memory
+    elbo = "encoder", "posterior", "next", "reward"
+    policy = "features", "known"
     taught = {
         (name, part)
         for name in loss
-        for part in ("encoder", "posterior", "features", "next", "reward")
+        for part in elbo + policy
         if gradients(loss[name], getattr(belief, part))
     }
-    elbo = "encoder", "posterior", "next", "reward"
-    policy = {("execution", "features"), ("exploration", "features")}
-    assert taught == policy | {("elbo", part) for part in elbo}
+    losses = ("elbo", elbo), ("execution", policy), ("exploration", policy)
+    assert taught == {(name, part) for name, parts in losses for part in parts}
 
 
 def test_varibad_wants_mean_and_variance_of_one_size():
