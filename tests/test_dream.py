@@ -439,6 +439,8 @@ def test_interrupt_keeps_what_was_logged(tmp_path):
         [str(word) for word in command],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         text=True, env=ENVIRON,
+        # A shell's background job, as the tests may be, ignores SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log = tmp_path / "progress.csv"
     while not log.exists() or log.read_text().count("\n") < 2:
