@@ -37,7 +37,7 @@ from tqdm import tqdm
 import envs
 
 DEFAULTS = {  # all that differs between tasks
-    "coupling": dict(total_steps=8_000),
+    "coupling": dict(total_steps=8_000, kl=4e-4),
     "bus": {},
     "map": {},
     "distracting-bus": dict(total_steps=1_000_000),
