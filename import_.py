@@ -78,7 +78,7 @@ class Args:
     weight_decay: float = 0.0  # of AdamW
     target_rate: float = 0.02  # of the target network towards the agent
     gamma: float = 0.99  # discount
-    pull: float = 0.1  # weight of the pull towards the id's embedding
+    pull: float = 1.0  # weight of the pull towards the id's embedding
     lam: float = 0.9  # lambda of Q(lambda)
     peng: float = 0.0  # of lambda, kept after random actions (1: Peng's)
     hidden: int = 64  # units in a layer
