@@ -40,7 +40,9 @@ DEFAULTS = {  # all that differs between tasks
     "bus": {},
     "map": {},
     "distracting-bus": dict(total_steps=1_000_000),
-    "cooking": dict(total_steps=2_500_000, halving=1e12, weight_decay=0.3),
+    "cooking": dict(
+        total_steps=2_500_000, halving=1e12, weight_decay=0.1, pull=0.1,
+    ),
     "sign-nav": dict(
         total_steps=1_000_000, updates=16, batch=32, replay=7_000, gamma=0.97,
         lam=0.7, peng=1.0, sticky=0.7, pull=0.1,
