@@ -1,8 +1,7 @@
 """Instruction-based meta-RL tasks, and the protocol by which they are tested.
 
-A problem mu fixes an environment. A trial in it is one exploration episode,
-without reward, then execution episodes, each with an instruction of its own
-(Liu et al., ICML 2021, arXiv 2008.02790):
+A trial in a problem mu is an exploration episode, then execution episodes, each
+with its own instruction (Liu et al., ICML 2021, arXiv 2008.02790):
 
     task = envs.make("map", num_envs=64)
     batch, info = task.explore()  # 64 trials begin, in problems that it draws
@@ -14,7 +13,8 @@ without reward, then execution episodes, each with an instruction of its own
 may observe, 0 where it may not. That is the business of four settings.
 """
 
-import functools
+from functools import partial
+from importlib import import_module
 from itertools import permutations, product
 
 import gymnasium
@@ -38,11 +38,10 @@ GREY, YELLOW, BLACK, WHITE = 4, 5, 6, -1
 
 
 class Task(gymnasium.vector.VectorEnv):
-    """N copies of one task, stepped together.
+    """N copies of one task, stepped together; those that have ended wait.
 
-    No autoreset: `step` ignores copies that have ended. `info` has `problem`,
-    `instruction`, `steps` and `return` of the episode so far, and what it has
-    found. A wrong argument raises ValueError.
+    `info` has `problem`, `instruction`, `steps` and `return` of the episode so
+    far, and what it has found. A wrong argument raises ValueError.
 
     A task says how its world works by functions of arrays that change nothing:
     `begin`, `dynamics`, `sense`, `discover`. Its state is (N, S); mu (N,) is
@@ -58,9 +57,7 @@ class Task(gymnasium.vector.VectorEnv):
     exhaustive = True  # deterministic: one trial of each pair is an exact test
     done = None
 
-    def __init__(
-        self, num_envs=1, split="train", setting="imrl", render_mode=None
-    ):
+    def __init__(self, num_envs, split, setting, render_mode=None):
         if split not in ("train", "test"):
             raise ValueError(f"split: 'train' or 'test', not {split!r}")
         if setting not in SETTINGS:
@@ -75,37 +72,27 @@ class Task(gymnasium.vector.VectorEnv):
             held_out = held_out.repeat(self.num_goals)
             self.instructions, self.names = [[0]], ["find the goal"]
         self.num_problems = len(held_out)
-        test = held_out | ~held_out.any()
-        self.problems = {"train": ~held_out, "test": test}
-        self.problems = {k: np.flatnonzero(x) for k, x in self.problems.items()}
+        self.problems = {"train": np.flatnonzero(~held_out)}
+        self.problems["test"] = np.flatnonzero(held_out | ~held_out.any())
 
         # "none" is the last row and column, where the index -1 finds it.
         none = np.max(self.instructions, 0) + 1
         self.tokens = np.array([*self.instructions, none])
-        test = np.ones((self.num_problems, len(self.tokens)), bool)
-        test[:, :-1] = self.offers
-        train = test.copy()
-        train[:, self.test_instructions] = False
-        self.offers = {"train": train, "test": test}  # (problem, instruction)
+        new = np.isin(np.arange(len(self.tokens)), self.test_instructions)
+        offers = np.ones((self.num_problems, len(self.tokens)), bool)
+        offers[:, :-1] = self.offers
+        self.offers = {"train": offers & ~new, "test": offers}
 
-        self.single_observation_space = Dict(
-            observation=self.space,
-            instruction=MultiDiscrete(none + 1),
-            reward=Box(-2, 1, (), np.float32),
-        )
+        told, reward = MultiDiscrete(none + 1), Box(-2, 1, (), np.float32)
+        space = Dict(observation=self.space, instruction=told, reward=reward)
+        self.single_observation_space = space
+        self.observation_space = batch_space(space, num_envs)
         self.single_action_space = Discrete(len(self.actions))
-        self.observation_space = batch_space(
-            self.single_observation_space, num_envs
-        )
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def explore(self, problem=None, instruction=None):
-        """Begin trials in these problems (N,), with an exploration episode.
-
-        What is not given is drawn; in `imrl` it has no instruction.
-        """
-        if self.setting == "imrl":
-            instruction = "none"
+        """Begin trials by an exploration; what is not given is drawn."""
+        instruction = -1 if self.setting == "imrl" else instruction
         return self._begin(problem, instruction, explores=True)
 
     def execute(self, instruction=None):
@@ -113,8 +100,7 @@ class Task(gymnasium.vector.VectorEnv):
         return self._begin(self.problem, instruction)
 
     def reset(self, *, seed=None, options=None):
-        """One episode, as in Gymnasium: a problem and an instruction, one for
-        all or (N,); "none" explores."""
+        """Begin an episode; `problem` and `instruction`: one, or one each."""
         super().reset(seed=seed)
         options = {"problem": None, "instruction": None} | (options or {})
         if len(options) > 2:
@@ -122,14 +108,14 @@ class Task(gymnasium.vector.VectorEnv):
         return self._begin(*options.values())
 
     def _begin(self, problem, instruction, explores=False):
-        offers, drawn = self.offers["test"], instruction is None
+        offers, n = self.offers["test"], len(self.names)
+        drawn = instruction is None
         if drawn or isinstance(instruction, str) and instruction == "none":
             instruction = -1
-        size = len(self.tokens) - 1
-        instruction = self._whole("instruction", instruction, -1, size)
+        instruction = self._whole("instruction", instruction, -1, n)
         if problem is None:
-            split = np.isin(np.arange(len(offers)), self.problems[self.split])
-            problem = self._choose(split & offers[:, instruction].T)
+            split = self.problems[self.split]
+            problem = split[self._choose(offers[split][:, instruction].T)]
         problem = self._whole("problem", problem, 0, len(offers))
         if drawn:
             instruction = self._choose(self.offers[self.split][problem, :-1])
@@ -142,13 +128,10 @@ class Task(gymnasium.vector.VectorEnv):
         if self.setting == "standard":
             self.mu, self.goal = np.divmod(problem, self.num_goals)
         self.shows_reward = SETTINGS[self.setting][not explores]
-        self.t = np.zeros(self.num_envs, int)
-        self.total = np.zeros(self.num_envs)
+        self.t, self.total = np.zeros_like(problem), np.zeros(self.num_envs)
         self.done = np.zeros(self.num_envs, bool)
         self.state = self.begin(explores | (instruction < 0))
-        unfound = np.zeros((self.num_envs, 1), bool)
-        self.found = dict.fromkeys(self.finds, unfound)
-        self.look()
+        self.found = dict.fromkeys(self.finds, self.done[:, None])
         return self._batch(self.total)
 
     def _whole(self, name, value, low, size):
@@ -157,18 +140,17 @@ class Task(gymnasium.vector.VectorEnv):
         fits = whole.dtype.kind in "iu" and whole.shape in ((), (n,))
         if not fits or whole.min() < low or whole.max() >= size:
             raise ValueError(f"{name}: {n} of {low} to {size - 1}, not {value}")
-        return np.broadcast_to(whole, n)
+        return np.broadcast_to(whole, n).copy()
 
     def _choose(self, allowed):
         """(N, K) booleans -> one true column of each row, uniformly."""
         return (allowed * self.np_random.random(allowed.shape)).argmax(1)
 
     def _batch(self, reward):
-        batch = {
-            "observation": self.observation.copy(),
-            "instruction": self.tokens[self.instruction],
-            "reward": np.float32(reward * self.shows_reward),
-        }
+        self.look()
+        batch = {"observation": self.observation.copy()}
+        batch["instruction"] = self.tokens[self.instruction]
+        batch["reward"] = np.float32(reward * self.shows_reward)
         info = {"problem": self.problem, "instruction": self.instruction}
         info |= {"steps": self.t, "return": self.total}
         return batch, info | self.report()
@@ -180,32 +162,24 @@ class Task(gymnasium.vector.VectorEnv):
         if self.done is None:
             raise ValueError("actions: a step comes after reset")
         actions = self._whole("actions", actions, 0, len(self.actions))
-        active, before = ~self.done, self.state
-        after, reward, done = self.transitions(
-            self.mu, self.goal, before, self.t, actions
-        )
-        found = self.discover(self.mu, before, actions, after)
+        mu, goal, state, active = self.mu, self.goal, self.state, ~self.done
+        after, reward, done = self.transitions(mu, goal, state, self.t, actions)
+        found = self.discover(mu, state, actions, after)
         for name, new in zip(self.finds, found):  # (N, K) booleans
             self.found[name] = self.found[name] | new & active[:, None]
-        self.state = np.where(active[:, None], after, before)
+        self.state = np.where(active[:, None], after, state)
         reward = np.where(active, reward, 0.0)
         self.t, self.total = self.t + active, self.total + reward
-        self.look()
-        self.done = self.done | done
-        truncated = np.zeros(self.num_envs, bool)
         batch, info = self._batch(reward)
-        return batch, reward, self.done, truncated, info
+        self.done = self.done | done
+        return batch, reward, self.done, np.zeros_like(self.done), info
 
     def transitions(self, mu, goal, state, t, action):
-        """A step from any state: the next one (N, S), reward and done (N,).
-
-        `end` earns at once the -0.1 of every step that is left; the last step
-        terminates, too: there is nothing to bootstrap from after it.
-        """
+        """A step from any state: the next one (N, S), reward and done (N,)."""
         after, reward, done = self.dynamics(mu, goal, state, action)
         if self.actions[-1] == "end":
             ends = action == len(self.actions) - 1
-            rest = -0.1 * (self.max_steps - t)
+            rest = -0.1 * (self.max_steps - t)  # of all steps that are left
             reward, done = np.where(ends, rest, reward), done | ends
         return after, reward * (goal >= 0), done | (t + 1 >= self.max_steps)
 
@@ -219,8 +193,7 @@ class Task(gymnasium.vector.VectorEnv):
         """RGB of the k-th copy's cells (W, H); the agent is a black square."""
         cells = self.cells(k).repeat(3, 0).repeat(3, 1)
         cells[*(3 * self.state[k, :2] + 1)] = BLACK
-        picture = np.array(COLORS, np.uint8)[cells].repeat(8, 0).repeat(8, 1)
-        return picture.transpose(1, 0, 2)[::-1]
+        return np.uint8(COLORS)[cells.T[::-1]].repeat(8, 0).repeat(8, 1)
 
     def pairs(self, problems="test", instructions="test"):
         """All (problem, instruction) of two splits, (P, 2)."""
@@ -228,11 +201,7 @@ class Task(gymnasium.vector.VectorEnv):
         return pairs[np.isin(pairs[:, 0], self.problems[problems])]
 
     def optimal_return(self, problem, instruction):
-        """Best return of each pair, (P,), by breadth-first search.
-
-        Of equal states the best is kept, and only while it can still beat what
-        its pair has reached: from no state on is the return more than 1.
-        """
+        """Best return of each pair, (P,), by breadth-first search."""
         if self.setting == "standard":
             problem, instruction = np.divmod(problem, self.num_goals)
         pair, n = np.arange(len(problem)), len(self.actions)
@@ -245,11 +214,11 @@ class Task(gymnasium.vector.VectorEnv):
             state, reward, done = self.transitions(mu, goal, state, t, action)
             total = total.repeat(n) + reward
             np.maximum.at(best, pair[done], total[done])
-            order = np.argsort(-total)
-            hopeful = ~done & (total + 1 > best[pair] + 1e-9)
-            order = order[hopeful[order]]
-            key = np.column_stack([pair, state])[order]
-            keep = order[np.unique(key, axis=0, return_index=True)[1]]
+            # Of equal states, the best goes on, if 1 more can beat its pair's.
+            keep = np.flatnonzero(~done & (total + 1 > best[pair] + 1e-9))
+            keep = keep[np.argsort(-total[keep])]
+            key = np.column_stack([pair, state])[keep]
+            keep = keep[np.unique(key, axis=0, return_index=True)[1]]
             pair, state, total = pair[keep], state[keep], total[keep]
         return best
 
@@ -257,8 +226,7 @@ class Task(gymnasium.vector.VectorEnv):
 class Coupling(Task):
     """The chicken-and-egg problem in one step: which action pays 1?
 
-    In an exploration episode, the last action shows the problem, the others
-    nothing. State: what is shown, whether this is exploration.
+    Exploring, the last action shows it. State: what is shown, if exploring.
     """
 
     max_steps, names, finds = 1, ["pull"], ["problem_shown"]
@@ -270,8 +238,7 @@ class Coupling(Task):
         super().__init__(**kwargs)
 
     def begin(self, explores):
-        nothing = np.full(len(explores), len(self.actions))
-        return np.column_stack([nothing, explores])
+        return np.stack([len(self.actions) + 0 * explores, explores], 1)
 
     def dynamics(self, mu, goal, state, action):
         shown, explores = state.T
@@ -286,7 +253,6 @@ class Coupling(Task):
         return [after[:, :1] < len(self.actions)]
 
     def cells(self, k):
-        """Exploring above, executing below; the agent is at what is shown."""
         cells = np.full((len(self.actions) + 1, 2), WHITE)
         cells[self.mu[k]] = YELLOW
         return cells
@@ -295,8 +261,7 @@ class Coupling(Task):
 class Bus(Task):
     """9 x 9 cells; the problem is which stops are joined by a bus.
 
-    State: x, y. With `show_id`, every observation shows the problem, which
-    leaves nothing to explore.
+    State: x, y. With `show_id`, every observation shows the problem.
     """
 
     actions = ("left", "up", "right", "down", "ride", "end")
@@ -306,25 +271,23 @@ class Bus(Task):
     outer = (0, 1), (0, 7), (8, 1), (8, 7), (0, 4), (4, 0), (8, 4), (4, 8)
     num_problems, num_buses, has_map = 24, 4, False
     state_sizes, finds = (9, 9), ["useful_buses", "useless_buses"]
-    instructions, names = (
-        [[0], [1], [2], [3]],
-        [f"{x, y}" for x, y in goals[:4].tolist()],
-    )
+    instructions = [[0], [1], [2], [3]]
+    names = ["(0, 0)", "(8, 8)", "(0, 8)", "(8, 0)"]
 
     def __init__(self, show_id=False, **kwargs):
-        self.nothing = self.num_problems
         self.shows = np.full((9, 9), show_id)
         self.shows[7, 3] |= self.has_map
         orders = np.array([*permutations(range(4))])
         self.bus = np.full((self.num_problems, 9, 9), -1)  # that stops there
-        self.ride = np.zeros((self.num_problems, 9, 9, 2), int)  # to where
+        self.ride = np.moveaxis(np.indices((9, 9)), 0, 2)  # to where
+        self.ride = np.tile(self.ride, (self.num_problems, 1, 1, 1))
         for mu, bus in np.ndindex(self.num_problems, self.num_buses):
             useful, useless = divmod(mu, self.num_problems // 24)
             order = [*orders[useful], *orders[useless] + 4]
             a, b = self.inner[bus], self.outer[order[bus]]
             self.bus[mu][a] = self.bus[mu][b] = bus
             self.ride[mu][a], self.ride[mu][b] = b, a
-        shown = [self.nothing + 1] if self.shows.any() else []
+        shown = [self.num_problems + 1] if self.shows.any() else []
         self.space = MultiDiscrete([9, 9, 2] + shown)
         super().__init__(**kwargs)
 
@@ -333,17 +296,14 @@ class Bus(Task):
 
     def dynamics(self, mu, goal, state, action):
         at = np.clip(state + MOVES[action], 0, 8)
-        x, y = at.T
-        rides = (action == 4) & (self.bus[mu, x, y] >= 0)
-        at[rides] = self.ride[mu, x, y][rides]
+        at = np.where(action[:, None] == 4, self.ride[mu, *state.T], at)
         reached = (at == self.goals[goal]).all(1)
         return at, np.where(reached, 1.0, -0.1), reached
 
     def sense(self, mu, state):
-        x, y = state.T
-        cell = [x, y, self.bus[mu, x, y] >= 0]
+        cell = [*state.T, self.bus[mu, *state.T] >= 0]
         if self.shows.any():
-            cell.append(np.where(self.shows[x, y], mu, self.nothing))
+            cell.append(np.where(self.shows[*state.T], mu, len(self.bus)))
         return np.stack(cell, 1)
 
     def discover(self, mu, state, action, after):
@@ -375,20 +335,18 @@ class DistractingBus(Bus):
 class Cooking(Task):
     """Put two ingredients from the fridges into the pot, in order.
 
-    The problem 16a + 4b + c says what the three fridges hold. State: x, y, what
-    is held, the three places of the pot (4: nothing), the stage.
+    The problem 16a + 4b + c says what the fridges hold. State: x, y, what is
+    held, the three places of the pot (4: nothing), the stage.
     """
 
     actions = ("left", "up", "right", "down", "pick", "drop", "end")
     num_problems, test_problems = 64, [6, 11, 17, 28, 36, 43, 49, 58]
     test_instructions = [4 * 0 + 1, 4 * 2 + 3]
     state_sizes, finds = (3, 3, 5, 5, 5, 5, 5), ["fridges_opened"]
-
     space = MultiDiscrete([3, 3, 3, 5, 5, 5, 5])
     fridges = np.array([*product(range(4), repeat=3)])  # (problems, 3)
     instructions = np.array([*product(range(4), repeat=2)])  # (I, 2)
-    has = (fridges[:, None] == np.arange(4)[:, None]).any(2)
-    offers = has[:, instructions].all(2)
+    offers = (fridges[:, None, None] == instructions[..., None]).any(3).all(2)
     names = [f"{first} then {second}" for first, second in instructions]
 
     def begin(self, explores):
@@ -398,24 +356,22 @@ class Cooking(Task):
         at = np.clip(state[:, :2] + MOVES[action], 0, 2)
         held, pot, stage = state[:, 2], state[:, 3:6].copy(), state[:, 6]
         x, y = at.T
-        copies = np.arange(len(state))
         pick, drop = (action == 4) & (x == 2), action == 5
         place = (pot < 4).sum(1)  # the next free one
-        into = copies[drop & (x == 1) & (y == 1) & (place < 3)]
-        pot[into, place[into]] = held[into]
+        puts = drop & (x == 1) & (y == 1) & (place < 3)
+        pot[puts, place[puts]] = held[puts]
         held = np.where(pick, self.fridges[mu, y], np.where(drop, 4, held))
 
         # Stages 0 and 2: hold it; 1 and 3: have put it into the pot.
         which, put = stage // 2 % 2, stage % 2 == 1
         wanted = self.tokens[goal, which]
-        holds = held == wanted
-        reached = np.where(put, pot[copies, which] == wanted, holds)
-        lost = put & ~reached & ~holds
-        wrong = ~put & ~reached & pick
-        reward = np.where(reached, 0.25, -0.1 - 0.35 * lost - 0.25 * wrong)
+        inside = np.where(which == 0, pot[:, 0], pot[:, 1])
+        reached = np.where(put, inside, held) == wanted
+        lost = put & ~reached & (held != wanted)
+        cases = [reached, lost, ~put & pick]
+        reward = np.select(cases, [0.25, -0.1 - 0.35, -0.1 - 0.25], -0.1)
         stage = np.where(goal >= 0, stage + 1 * reached - lost, 0)
-        after = np.column_stack([at, held, pot, stage])
-        return after, reward, stage == 4
+        return np.column_stack([at, held, pot, stage]), reward, stage == 4
 
     def sense(self, mu, state):
         x, y = state[:, :2].T
@@ -439,24 +395,21 @@ class Cooking(Task):
 TASKS = {
     "coupling": Coupling,
     "bus": Bus,
-    "bus-show-id": functools.partial(Bus, show_id=True),
+    "bus-show-id": partial(Bus, show_id=True),
     "map": Map,
     "distracting-bus": DistractingBus,
     "cooking": Cooking,
-    "sign-nav": None,  # is loaded when it is asked for, as it wants OpenGL
+    "sign-nav": lambda **options: import_module("sign_nav").SignNav(**options),
 }
 
 
-def make(env, num_envs=1, split="train", setting="imrl", **options):
-    """N copies of a task, by its name; see `Task`.
-
-    Raises DependencyNotInstalled where sign-nav finds no OpenGL.
-    """
-    if env == "sign-nav":
-        from sign_nav import SignNav
-
-        TASKS[env] = SignNav
-    options |= {"num_envs": num_envs, "split": split, "setting": setting}
+def make(env, num_envs=1, split="train", setting="imrl", num_actions=8, **more):
+    """N copies of a task. Only sign-nav needs OpenGL: loaded when asked for."""
+    if env not in TASKS:
+        raise ValueError(f"env: one of {[*TASKS]}, not {env!r}")
+    options = {"num_envs": num_envs, "split": split, "setting": setting} | more
+    if env == "coupling":
+        options["num_actions"] = num_actions
     return TASKS[env](**options)
 
 
@@ -464,61 +417,52 @@ def meta_test(play, env, setting, executions=0, final=False, **options):
     """The benchmark's columns of progress.csv, from greedy test trials.
 
     `play(task, problems, instructions)` plays a trial in each copy and returns
-    the last `info` of each episode, exploration first. It gets the instructions
-    of all episodes, each (N,), or None for an exploration without. K, the
-    executions that count, each with another instruction, is 1, or 4 in setting
-    `online`, if it is 0. Each pair of a test problem and an instruction is
-    tried once where that is exact; otherwise there are 102 trials, 504 if
-    `final`.
+    the last `info` of each episode; instructions are (N,) for each episode, or
+    None for an exploration without. K executions count (0: one, or four where
+    `online`), each with another instruction. Each test pair is tried once where
+    that is exact; otherwise there are 102 trials, 504 if `final`.
     """
     K = executions or (4 if setting == "online" else 1)
-    first = [] if setting == "online" else [None]
-    make_test = functools.partial(make, env, split="test", setting=setting)
-    one = make_test(1, **options)
+    explores = [] if setting == "online" else [None]
+    options |= {"split": "test", "setting": setting}
+    one = make(env, 1, **options)
+    pairs = one.pairs()
+    if one.test_instructions:
+        pairs = np.concatenate([pairs, one.pairs("train")])
+    if not one.exhaustive:
+        pairs = np.tile(pairs, ((504 if final else 102) // len(pairs), 1))
+    problem, instruction = pairs.T
+    # The k-th execution has the k-th next instruction of its problem.
+    asked = np.tile(instruction, (K, 1))
+    for p, k in product(np.unique(problem), range(K)):
+        asked[k, problem == p] = np.roll(instruction[problem == p], -k)
+    task = make(env, len(pairs), **options)
+    task.reset(seed=0)
+    infos = play(task, problem, explores + [*asked])
 
-    def trials(pairs):
-        """The info of exploration, and the returns that count, (K, P)."""
-        if not one.exhaustive:
-            repeats = (504 if final else 102) // len(pairs)
-            pairs = np.tile(pairs, (repeats, 1))
-        problem, instruction = pairs.T
-        # The k-th execution has the k-th next instruction of its problem.
-        instructions = np.tile(instruction, (K, 1))
-        for p, k in product(np.unique(problem), range(K)):
-            same = problem == p
-            instructions[k, same] = np.roll(instruction[same], -k)
-        task = make_test(len(pairs), **options)
-        task.reset(seed=0)
-        infos = play(task, problem, first + [*instructions])
-        return infos[0], np.array([info["return"] for info in infos[-K:]])
-
-    info, returns = trials(one.pairs())
+    everywhere = np.array([info["return"] for info in infos[-K:]])  # (K, P)
+    test = np.isin(problem, one.problems["test"])
+    returns = everywhere[:, test]
+    error = returns.mean(0).std() / returns.shape[1] ** 0.5
     # With rewards in exploration, its instruction is drawn.
     exact = one.exhaustive and setting != "imrl-rewards"
-    error = returns.mean(0).std() / returns.shape[1] ** 0.5
     row = {
         "test_return": returns.mean(),
         "test_return_se": 0.0 if exact else error,
-        "optimal_return": optimum(env, setting, **options),
-        "exploration_steps": info["steps"].mean(),
+        "optimal_return": one.optimal_return(*one.pairs().T).mean(),
+        "exploration_steps": infos[0]["steps"][test].mean(),
     }
     if K > 1:
         row |= {f"test_return_{k + 1}": x.mean() for k, x in enumerate(returns)}
-    row |= {name: info[name].mean() for name in one.finds}
+    for name in one.finds:
+        found = infos[0][name][test & np.isfinite(infos[0][name])]
+        row[name] = found.mean() if len(found) else np.nan
     if one.test_instructions:
-        for kind, split in (("seen", "train"), ("unseen", "test")):
-            pairs = one.pairs(split)
-            new = np.isin(pairs[:, 1], one.test_instructions)
-            row[f"return_{kind}_seen"] = trials(pairs[~new])[1].mean()
-            row[f"return_{kind}_unseen"] = trials(pairs[new])[1].mean()
+        new = np.isin(asked, one.test_instructions)
+        for kind, problems in (("seen", ~test), ("unseen", test)):
+            row[f"return_{kind}_seen"] = everywhere[problems & ~new].mean()
+            row[f"return_{kind}_unseen"] = everywhere[problems & new].mean()
     return {name: float(value) for name, value in row.items()}
-
-
-@functools.cache
-def optimum(env, setting, **options):
-    """The mean of the optimal returns of all test pairs."""
-    task = make(env, 1, "test", setting, **options)
-    return task.optimal_return(*task.pairs().T).mean()
 
 
 class Single(gymnasium.Env):
@@ -549,13 +493,10 @@ class Single(gymnasium.Env):
 def first(part):
     """Of (N,) or {name: (N, ...)} that of the first copy."""
     if isinstance(part, dict):
-        return {name: value[0, ...] for name, value in part.items()}
+        return {name: value[0, ...].copy() for name, value in part.items()}
     return part[0].item()
 
 
 for env in TASKS:
-    gymnasium.register(
-        f"imrl/{env}-v0",
-        functools.partial(Single, env),
-        vector_entry_point=functools.partial(make, env),
-    )
+    one, many = partial(Single, env), partial(make, env)
+    gymnasium.register(f"imrl/{env}-v0", one, vector_entry_point=many)

@@ -1,4 +1,4 @@
-"""The six tasks, held against their specification.
+"""The grid tasks and their protocol, held against their specification.
 
 What is expected was worked out by hand or by a second, slow program that knows
 only the rules: no figure here was copied from what `envs.py` gave.
@@ -18,17 +18,12 @@ from numpy.testing import assert_equal
 
 import envs
 
-try:
-    WORLD = envs.sign_world()
-except gymnasium.error.DependencyNotInstalled:
-    WORLD = None
-needs_opengl = pytest.mark.skipif(WORLD is None, reason=envs.APT)
-
 CITIES = ["bus", "map", "distracting-bus"]
 GRIDS = ["coupling", *CITIES, "cooking"]
-TASKS = [*GRIDS, pytest.param("sign-nav", marks=needs_opengl)]
+TASKS = [*GRIDS, "bus-show-id"]
 MOVES = {"left": (-1, 0), "up": (0, 1), "right": (1, 0), "down": (0, -1)}
 ACTIONS = {city: [*MOVES, "ride", "end"] for city in CITIES}
+ACTIONS["bus-show-id"] = ACTIONS["bus"]
 ACTIONS["cooking"] = [*MOVES, "pick", "drop", "end"]
 
 
@@ -82,7 +77,7 @@ def test_gymnasium_checks_it(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_vector_is_many_singles(task):
     """The ended are ignored; what was returned stays as it was."""
-    n = 1 if task == "sign-nav" else 6  # where each copy draws its start
+    n = 6
     random = np.random.default_rng(0)
     copies, singles = vector(task, n), [single(task) for _ in range(n)]
     pairs = random.choice(copies.pairs(), n)
@@ -122,7 +117,7 @@ def test_a_vector_is_many_singles(task):
 def test_the_last_step_terminates_and_never_truncates(task):
     T = 1 if task == "coupling" else 20
     copies = vector(task, 2)
-    copies.reset(seed=0, options=options(1, [0, "none"]))
+    copies.reset(seed=0, options=options(1, [0, -1]))
     for t in range(1, T + 1):
         _, reward, ended, truncated, _ = copies.step(np.zeros(2, int))
         assert list(ended) == 2 * [t == T]
@@ -145,7 +140,7 @@ SPLITS = {  # problems for training, for testing; number of instructions
     "map": ({*range(24)}, {*range(24)}, 4),
     "distracting-bus": (EVERY_11TH, {*range(576)} - EVERY_11TH, 4),
     "cooking": ({*range(64)} - NEW_KITCHENS, NEW_KITCHENS, 16),
-    "sign-nav": ({0, 1}, {0, 1}, 3),
+    "bus-show-id": ({*range(24)}, {*range(24)}, 4),
 }
 
 
@@ -175,14 +170,6 @@ def test_splits(task):
         assert (len(train), len(test), train & test) == (53, 523, set())
     for split in itertools.product(("train", "test"), repeat=2):
         assert as_set(copies.pairs(*split)) == split_pairs(task, *split)
-    groups = {}
-    if task == "cooking":
-        for kitchen, split in (("seen", "train"), ("unseen", "test")):
-            both = split_pairs(task, split, "test")
-            old = split_pairs(task, split, "train")
-            groups[f"return_{kitchen}_seen"] = old
-            groups[f"return_{kitchen}_unseen"] = both - old
-    assert {k: as_set(v) for k, v in copies.groups().items()} == groups
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -244,6 +231,41 @@ def test_bad_arguments():
         single("cooking").reset(options=options(0, 5))  # is not in the fridges
     with pytest.raises(ValueError, match="split"):
         single("bus", split="validation")
+    with pytest.raises(ValueError, match="setting.*online"):
+        single("bus", setting="offline")
+    with pytest.raises(ValueError, match="setting"):
+        single("cooking", setting="standard")  # kitchens differ in their goals
+    with pytest.raises(ValueError, match="env.*cooking"):
+        envs.make("kitchen")
+    with pytest.raises(ValueError, match="reset"):
+        vector("bus").step(0)
+    with pytest.raises(ValueError, match="problem"):
+        copies.explore([0, 24])
+    with pytest.raises(ValueError, match="instruction"):
+        copies.execute([0, 4])
+
+
+def test_the_same_seed_draws_the_same():
+    def drawn(seed):
+        task = envs.make("bus", 50, setting="imrl-rewards")
+        task.reset(seed=seed)
+        infos = [task.explore()[1], task.execute()[1]]
+        return [info[k] for info in infos for k in ("problem", "instruction")]
+
+    assert_equal(drawn(3), drawn(3))
+    assert not np.array_equal(drawn(3), drawn(4))
+
+
+def test_given_arrays_are_not_shared():
+    """Who reuses an array of problems does not move a live episode."""
+    task, problem = envs.make("map", 2), np.array([3, 4])
+    _, info = task.explore(problem)
+    problem[:] = 0
+    assert info["problem"].tolist() == [3, 4]
+    assert task.execute()[1]["problem"].tolist() == [3, 4]
+    task = envs.make("coupling", 2)
+    task.explore()[0]["observation"][:] = 0
+    assert task.step([0, 0])[0]["observation"].tolist() == [[8], [8]]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -251,7 +273,7 @@ def test_optimum(task):
     """Cooking: 0.2 more for each ingredient in the middle fridge."""
     copies = vector(task)
     pairs = np.concatenate([copies.pairs("train", "test"), copies.pairs()[::7]])
-    optimum = 0.8 if task in CITIES else 1.0
+    optimum = 1.0 if task == "coupling" else 0.8
     if task == "cooking":
         middle, i = pairs[:, 0] // 4 % 4, pairs[:, 1]
         optimum = 0.2 + 0.2 * (i // 4 == middle) + 0.2 * (i % 4 == middle)
@@ -271,23 +293,16 @@ def test_pictures(task):
     env.step(0)
     if task != "coupling":  # where nothing moves
         assert (env.render() != before).any()
-    if task != "sign-nav":  # where starts differ
-        assert_equal(pictures[1], before)
+    assert_equal(pictures[1], before)
 
 
-def test_grids_do_without_opengl_and_sign_nav_says_what_is_missing():
+def test_grids_do_without_opengl():
     code = f"""
 import sys, gymnasium, envs
-for task in {GRIDS}:
+for task in {TASKS}:
     gymnasium.make(f"imrl/{{task}}-v0").reset()
     gymnasium.make_vec(f"imrl/{{task}}-v0", num_envs=2).reset()
-assert not {{"pyglet", "miniworld"}} & set(sys.modules)
-sys.modules["miniworld"] = None
-try:
-    gymnasium.make("imrl/sign-nav-v0")
-except gymnasium.error.DependencyNotInstalled as error:
-    sys.exit("apt-get install" not in str(error))
-sys.exit("no error")
+assert not {{"pyglet", "miniworld", "sign_nav"}} & set(sys.modules)
 """
     folder = pathlib.Path(envs.__file__).parent
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
@@ -337,16 +352,20 @@ def test_every_cell_and_every_wall(task, column):
     walk = abs(column - 4) * [side] + 5 * ["up"] + 9 * ["down"]
     if column in (0, 8):
         walk.insert(0, side)  # once too often
-    x, y = 4, 4
-    for move, (seen, _) in zip(walk, explore(task, problems, " ".join(walk))):
+    (x, y), visited = (4, 4), False
+    steps = explore(task, problems, " ".join(walk))
+    for move, (seen, info) in zip(walk, steps):
         dx, dy = MOVES[move]
         x, y = min(max(x + dx, 0), 8), min(max(y + dy, 0), 8)
         expected = [[x, y, (x, y) in stops]] * len(problems)
         if task == "map":
             token = problems if (x, y) == (7, 3) else 24 + 0 * problems
             expected = np.column_stack([expected, token])
+            visited = visited or (x, y) == (7, 3)
+            assert (info["map_visited"] == visited).all()
         assert_equal(seen, expected)
     assert (x, y) == (column, 0)
+    assert visited == (task == "map" and column == 7)
 
 
 USEFUL = [*itertools.product(CITIES, range(4))]
@@ -397,43 +416,36 @@ CITY_EPISODES = [  # problem, instruction, actions, rewards, last cell, ended
 ]
 
 
-@pytest.mark.parametrize("task", [*CITIES, TASKS[-1]])
-def test_standard_meta_rl_hides_the_goal_in_the_problem(task):
-    """Problem n * layout + goal plays as the layout with that instruction."""
-    n = 12
-    plain, random = vector(task, n), np.random.default_rng(0)
-    copies, goals = envs.Standard(vector(task, n)), len(plain.tokens) - 1
-    pairs = random.choice(plain.pairs(), n)
-    problem = pairs[:, 0] * goals + pairs[:, 1]
-    plain.reset(seed=1, options=options(*pairs.T))
-    batch, info = copies.reset(seed=1, options={"problem": problem})
-    for _ in range(20):
-        assert batch in copies.observation_space
-        assert not batch["instruction"].any() and not info["instruction"].any()
-        assert_equal(info["problem"], problem)
-        actions = random.integers(copies.single_action_space.n, size=n)
-        batch, *results, info = copies.step(actions)
-        expected, *others, _ = plain.step(actions)
-        assert_equal(batch["observation"], expected["observation"])
-        assert_equal(results, others)
-    assert_equal(
-        copies.optimal_return(problem, 0 * problem),
-        plain.optimal_return(*pairs.T),
-    )
+def test_useful_and_useless_buses():
+    """A bus counts once, where it is ridden from its stop, in whatever city."""
+    walk = THREE_STOPS.replace("up ride", "ride up ride")
+    counts = [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3]
+    for task in ("bus", "distracting-bus"):
+        for (_, info), count in zip(explore(task, [0, 7], walk), counts):
+            assert info["useful_buses"].tolist() == [count, count]
+            assert not info["useless_buses"].any()
+    walk = "right up ride ride down left left down ride"
+    counts = [0, 0, 1, 1, 1, 1, 1, 1, 2]
+    steps = explore("distracting-bus", [0, 7], walk)
+    for (_, info), count in zip(steps, counts):
+        assert info["useless_buses"].tolist() == [count, count]
+        assert not info["useful_buses"].any()
 
 
-@pytest.mark.parametrize("task", [*CITIES, TASKS[-1]])
-def test_standard_meta_rl_splits_by_layout(task):
-    copies, plain = envs.Standard(vector(task)), vector(task)
-    n = len(plain.tokens) - 1
-    assert copies.num_problems == n * plain.num_problems
-    for split, layouts in plain.problems.items():
-        expected = {n * layout + k for layout in layouts for k in range(n)}
-        pairs = copies.pairs(split)
-        assert {*copies.problems[split]} == {*pairs[:, 0]} == expected
-        assert len(pairs) == len(expected) and not pairs[:, 1].any()
-    _, info = copies.reset(seed=0)
-    assert info["problem"][0] in copies.problems["train"]
+def test_who_has_ended_finds_nothing_and_pays_nothing():
+    task = envs.make("map", 3)
+    task.explore([0, 1, 2])
+    for actions in ([2, 5, 2], [2, 2, 5], [2, 2, 2], [3, 3, 3]):
+        *_, info = task.step(actions)
+    assert info["map_visited"].tolist() == [1, 0, 0]
+    assert info["steps"].tolist() == [4, 1, 2]
+    task.execute(0)
+    for actions in ([0, 5, 0], [0, 0, 5]):
+        _, reward, done, _, info = task.step(actions)
+    assert np.allclose(reward, [-0.1, 0, -1.9])
+    assert np.allclose(info["return"], [-0.2, -2, -2])
+    assert info["steps"].tolist() == [2, 1, 2]
+    assert not info["map_visited"].any()  # an episode begins with nothing
 
 
 @pytest.mark.parametrize("env", ["bus", "map", "distracting-bus"])
@@ -452,7 +464,7 @@ def test_the_id_may_be_shown_in_every_cell(env):
     assert copies.single_observation_space["observation"].nvec[3] > 24
 
 
-@pytest.mark.parametrize("task", CITIES)
+@pytest.mark.parametrize("task", [*CITIES, "bus-show-id"])
 @pytest.mark.parametrize("episode", CITY_EPISODES)
 def test_city_episodes(task, episode):
     problem, instruction, actions, *expected = episode
@@ -528,6 +540,14 @@ def test_what_the_cook_sees():
     for walk, expected in walks.items():
         _, seen, _ = play("cooking", 39, "none", walk)
         assert ["".join(map(str, row)) for row in seen] == expected.split()
+
+
+def test_fridges_opened():
+    """By a pick on one; the same again is no other; y says which it is."""
+    walk = "pick up pick right pick pick down pick down left pick right pick"
+    counts = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 3]
+    for (_, info), count in zip(explore("cooking", [39, 0], walk), counts):
+        assert info["fridges_opened"].tolist() == [count, count]
 
 
 def test_kitchens_look_alike_until_a_pick_succeeds():
@@ -614,222 +634,517 @@ def best_return(problem, instruction):
     return max(best, *totals.values())
 
 
+class Toll(envs.Bus):
+    """A ride costs 0.9 more, and to set out left or right 0.15."""
+
+    def dynamics(self, mu, goal, state, action):
+        at, reward, done = super().dynamics(mu, goal, state, action)
+        aside = (state == 4).all(1) & np.isin(action, (0, 2))
+        return at, reward - 0.9 * (action == 4) - 0.15 * aside, done
+
+
+def test_the_search_keeps_the_best_way_to_a_state():
+    """On foot, 0.3, though a bus ends sooner, and some ways have a toll."""
+    task = Toll(num_envs=1, split="test", setting="imrl")
+    assert np.allclose(task.optimal_return(*task.pairs().T), 0.3)
+
+
 @pytest.mark.parametrize(
     "problem, first, second",
     [(39, 1, 1), (39, 3, 1), (39, 2, 2), (58, 2, 3), (17, 0, 1), (0, 0, 0)],
 )
 def test_the_search_finds_what_a_slow_one_finds(problem, first, second):
     instruction = 4 * first + second
-    found = vector("cooking").optimal_return([problem], [instruction])
+    pair = np.array([[problem], [instruction]])
+    found = vector("cooking").optimal_return(*pair)
     assert found == pytest.approx(best_return(problem, instruction))
 
 
-# --------------------------------------------------------------- sign-nav
-
-SIGN = 10, 10.25
-# Ball, block and key in blue (0) and in red (1), as (x, z)
-PLACES = np.array([(1, 1), (9, 5), (5, 1), (9, 1), (1, 5), (1, 9)], float)
-LEFT, RIGHT, FORWARD = range(3)
-NORTH, SOUTH = np.pi / 2, -np.pi / 2  # towards z = 0 and z = 13
-TURN = np.array([0, 0, np.pi / 4])
+# ------------------------------------------------- what a setting shows
 
 
-def put(poses, problem=0, instruction=0):
-    """Copies of sign-nav that stand at these poses (x, z, heading)."""
-    copies = vector("sign-nav", len(poses), render_mode="rgb_array")
-    copies.reset(seed=0, options=options(problem, instruction))
-    copies.episode["pose"][:] = poses
-    return copies
+SHOWS = [  # setting, token in exploration, what it pays, what it shows
+    ("imrl", 4, [0, 0, 0], [0, 0, 0], [0, 0, 0]),
+    ("imrl-rewards", 0, [-0.1, -0.1, 1], [-0.1, -0.1, 1], [0, 0, 0]),
+    ("standard", 0, [-0.1, -0.1, 1], [-0.1, -0.1, 1], [-0.1, -0.1, 1]),
+    ("online", 0, [-0.1, -0.1, 1], [0, 0, 0], [0, 0, 0]),
+]
 
 
-def act(copies, action):
-    """Frames, reward, ended and info after the same action in all copies."""
-    actions = np.full(copies.num_envs, action)
-    observation, reward, ended, truncated, info = copies.step(actions)
-    assert not truncated.any()
-    return observation["observation"], reward, ended, info
+@pytest.mark.parametrize("setting, token, pays, shows, execution", SHOWS)
+def test_rewards_and_goals(setting, token, pays, shows, execution):
+    """Up, ride and down from the start lead to the goal 0 in problem 0."""
+    task = envs.make("bus", 2, setting=setting)
+    # The second copy is in problem 6, where the upper bus goes elsewhere.
+    problem = np.array([0, 6]) * (4 if setting == "standard" else 1)
+    trial = [
+        (lambda: task.explore(problem, 0), token, pays, shows),
+        (lambda: task.execute(0), 0, [-0.1, -0.1, 1], execution),
+    ]
+    for begin, token, pays, shows in trial:
+        batch, info = begin()
+        assert batch["instruction"].tolist() == [[token], [token]]
+        assert batch["reward"].tolist() == [0, 0]
+        assert batch["reward"].dtype == np.float32
+        assert_equal(info["problem"], problem)
+        for t, action in enumerate((1, 4, 3)):
+            batch, reward, done, _, info = task.step(action)
+            assert_equal(reward, [pays[t], pays[0]])
+            assert_equal(batch["reward"], np.float32([shows[t], shows[0]]))
+            assert batch["instruction"].tolist() == [[token], [token]]
+        assert done.tolist() == [any(pays), False]
+        assert np.allclose(info["return"], [sum(pays), 3 * pays[0]])
 
 
-def draw(problem, poses):
-    """The frames at any number of poses."""
-    poses = np.array(poses, float)
-    parts = np.split(poses, range(64, len(poses), 64))
-    frames = [WORLD.draw(np.full(len(p), problem), p).copy() for p in parts]
-    return np.concatenate(frames)
+@pytest.mark.parametrize("setting", envs.SETTINGS)
+def test_execute_stays_in_the_problems(setting):
+    task = envs.make("distracting-bus", 200, "test", setting)
+    task.reset(seed=0)
+    _, info = task.explore()
+    problem, asked = info["problem"], []
+    assert set(problem) <= set(task.problems["test"])
+    assert len(set(problem)) > 100
+    assert_equal(info["instruction"] < 0, np.full(200, setting == "imrl"))
+
+    def up_and_ride():
+        task.step(np.full(200, 1))
+        return task.step(np.full(200, 4))[0]["observation"]
+
+    there = up_and_ride()
+    assert len(np.unique(there, axis=0)) == 4
+    for _ in range(3):
+        _, info = task.execute()
+        assert_equal(info["problem"], problem)
+        asked.append(info["instruction"])
+        assert_equal(up_and_ride(), there)
+    n = 1 if setting == "standard" else 4
+    assert set(np.ravel(asked)) == set(range(n))
+    assert n == 1 or (asked[0] != asked[1]).any()
 
 
-def facing(x, z, target=SIGN):
-    return x, z, np.arctan2(z - target[1], target[0] - x)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_a_trial_draws(split):
+    """Pairs of the split, also for explorations that have an instruction."""
+    expected = split_pairs("cooking", split, split)
+    problems = sorted({p for p, _ in expected})
+    for setting in ("imrl", "imrl-rewards", "online"):
+        task = envs.make("cooking", 4000, split, setting)
+        task.reset(seed=1)
+        first, second = task.explore()[1], task.execute()[1]
+        drawn = {"explore": first, "execute": second}
+        for name, info in drawn.items():
+            pairs = set(zip(info["problem"], info["instruction"]))
+            if setting == "imrl" and name == "explore":
+                assert pairs == {(p, -1) for p in problems}
+            else:
+                assert pairs == expected
+        # Problems are uniform, however many instructions they have.
+        counts = np.bincount(first["problem"])[problems]
+        mean = 4000 / len(problems)
+        assert (abs(counts - mean) < 5 * mean**0.5).all()
+        _, info = task.explore(problems[3])
+        assert (info["problem"] == problems[3]).all()
+        asked = max(expected)[1]
+        _, info = task.explore(instruction=asked)
+        if setting != "imrl":
+            assert (info["instruction"] == asked).all()
+            some = {p for p, i in expected if i == asked}
+            assert set(info["problem"]) == some
 
 
-def some_poses(n):
-    """All over the world, also close to walls and objects."""
+def split_standard(task, n):
+    return {
+        split: {n * mu + goal for mu in part for goal in range(n)}
+        for split, part in zip(("train", "test"), SPLITS[task])
+    }
+
+
+@pytest.mark.parametrize("task", ["coupling", *CITIES, "bus-show-id"])
+def test_standard_meta_rl_hides_the_goal_in_the_problem(task):
+    """Problem n mu + goal plays as mu with that instruction, untold."""
+    n, N = SPLITS[task][2], 12
+    plain, copies = vector(task, N), vector(task, N, setting="standard")
+    assert copies.num_problems == n * plain.num_problems
+    assert copies.names == ["find the goal"]
+    for split, expected in split_standard(task, n).items():
+        assert {*copies.problems[split]} == expected
+        assert as_set(copies.pairs(split)) == {(p, 0) for p in expected}
     random = np.random.default_rng(0)
-    return random.uniform((0.4, 0.4, -np.pi), (9.6, 12.6, np.pi), (n, 3))
+    mu, goal = random.choice(plain.pairs(), N).T
+    problem, nothing = n * mu + goal, 0 * mu
+    assert_equal(
+        copies.optimal_return(problem, nothing),
+        plain.optimal_return(mu, goal),
+    )
+    plain.reset(options=options(mu, goal))
+    for begin in (lambda: copies.explore(problem), copies.execute):
+        plain.execute(goal)
+        batch, info = begin()
+        for _ in range(plain.max_steps):
+            assert batch in copies.observation_space
+            assert not batch["instruction"].any()
+            assert not info["instruction"].any()
+            assert_equal(info["problem"], problem)
+            actions = random.integers(plain.single_action_space.n, size=N)
+            expected, *others, _ = plain.step(actions)
+            batch, *results, info = copies.step(actions)
+            if task != "coupling":  # which shows the problem to explorers
+                assert_equal(batch["observation"], expected["observation"])
+            assert_equal(results, others)
+            assert_equal(batch["reward"], np.float32(results[0]))
 
 
-@needs_opengl
-def test_the_sign_is_not_in_view_from_the_start():
-    headings = np.radians(np.arange(0, 360, 5))
-    coarse, fine = np.linspace(4, 5, 5), np.linspace(4, 5, 21)
-    poses = [*itertools.product(coarse, coarse, headings)]
-    poses += [facing(x, z) for x, z in itertools.product(fine, fine)]
-    assert_equal(draw(0, poses), draw(1, poses))
+@pytest.mark.parametrize("corner", range(4))
+def test_standard_only_its_own_goal_ends_it(corner):
+    """On foot to each corner, in all 96 problems of the city with a map."""
+    task, problem = envs.make("map", 96, setting="standard"), np.arange(96)
+    aside, up = [(0, 3), (2, 1), (0, 1), (2, 3)][corner]
+    for begin in (lambda: task.explore(problem), task.execute):
+        begin()
+        for action in 4 * [aside] + 4 * [up]:
+            batch, reward, done, _, info = task.step(np.full(96, action))
+        assert_equal(done, problem % 4 == corner)
+        assert_equal(reward, np.where(done, 1, -0.1))
+        assert_equal(batch["reward"], np.float32(reward))
+        assert np.allclose(info["return"], np.where(done, 0.3, -0.8))
 
 
-@needs_opengl
-def test_the_sign_is_in_view_within_5_5_m():
-    spots = (4.6, 10.25), (6, 8), (7, 12), (8, 10.25), (9, 9)
-    away, far = (8, 10.25, np.pi), facing(4.4, 10.25)
-    poses = np.array([away, far, *itertools.starmap(facing, spots)])
-    blue, red = draw(0, poses), draw(1, poses)
-    differ = (blue != red).any((1, 2, 3))
-    assert differ.tolist() == [False] + 6 * [True]
-    # From 5.6 m straight ahead: 1 m high, around 1.35 m, seen from 1.5 m.
-    metre = 30 / np.tan(np.pi / 6) / 5.6
-    rows, columns = (blue[1] != red[1]).any(2).nonzero()
-    extent = [rows.min(), rows.max() + 1, columns.min(), columns.max() + 1]
-    up, aside = np.array([-0.35, 0.65]), np.array([-2, 2])
-    expected = [*30 + up * metre, *40 + aside * metre]
-    assert np.allclose(extent, expected, rtol=0, atol=1.1)
-    problems = np.arange(14) % 2  # both, drawn in turn
-    copies = put((poses - TURN).repeat(2, 0), problems, "none")
-    frames, _, _, info = act(copies, LEFT)
-    assert info["sign_in_view"].tolist() == 4 * [False] + 10 * [True]
-    assert_equal(frames[0::2], blue)
-    assert_equal(frames[1::2], red)
+@pytest.mark.parametrize("setting", envs.SETTINGS)
+def test_coupling_shows_the_problem_to_all_who_explore(setting):
+    task, problem = envs.make("coupling", 8, setting=setting), np.arange(8)
+    for asks in (True, False):
+        action = 7 if asks else 6
+        batch, _ = task.explore(problem)
+        assert_equal(batch["observation"], np.full((8, 1), 8))
+        batch, _, done, _, info = task.step(np.full(8, action))
+        shown = problem if asks else np.full(8, 8)
+        assert_equal(batch["observation"][:, 0], shown)
+        assert_equal(info["problem_shown"], np.full(8, asks))
+        seen = (problem == action) * (setting in ("imrl-rewards", "standard"))
+        assert_equal(batch["reward"], np.float32(seen))
+        for _ in range(2):
+            task.execute()
+            batch, reward, done, _, info = task.step(np.full(8, action))
+            assert_equal(batch["observation"], np.full((8, 1), 8))
+            assert not info["problem_shown"].any()
+            assert_equal(reward, 1.0 * (problem == action))
+            assert done.all()
 
 
-@needs_opengl
-def test_two_environments_show_two_signs():
-    pose = facing(7, 10) - TURN
-    blue, red = put([pose], 0), put([pose], 1)
-    blue_frame, red_frame = act(blue, LEFT)[0], act(red, LEFT)[0]
-    assert (blue_frame != red_frame).any()
-    for seed in range(9):
-        red.reset(seed=seed, options=options(1, 0))
-        red.render()
-        act(blue, RIGHT)
-        assert_equal(act(blue, LEFT)[0], blue_frame)
-    red.episode["pose"][:] = pose
-    assert_equal(act(red, LEFT)[0], red_frame)
+# ----------------------------------------------------------- transitions
 
 
-@needs_opengl
-@pytest.mark.parametrize("problem", [0, 1])
-def test_frames_are_what_the_library_draws(problem):
-    """Whatever else is drawn in the same call."""
-    poses = [facing(x, 11) for x in np.linspace(5, 9, 10)]
-    poses += [facing(x, 4, place) for x in (2.5, 7) for place in PLACES]
-    poses = np.array([*poses, *some_poses(100)])
-    frames = draw(problem, poses)
-    assert_equal(draw(problem, poses[::-1]), frames[::-1])
-    WORLD.show(problem)
-    for (x, z, heading), frame in zip(poses, frames):
-        WORLD.agent.pos, WORLD.agent.dir = np.array([x, 0, z]), heading
-        assert_equal(WORLD.render_obs(), frame)
+@pytest.mark.parametrize("task", TASKS)
+def test_transitions_say_what_step_does_and_change_nothing(task):
+    copies = vector(task, 40)
+    random = np.random.default_rng(0)
+    pairs = random.choice(copies.pairs(), 40)
+    pairs[::4, 1] = -1
+    copies.reset(options=options(*pairs.T))
+    for _ in range(copies.max_steps):
+        actions = random.integers(len(copies.actions), size=40)
+        given = copies.mu, copies.goal, copies.state, copies.t, actions
+        args = copy.deepcopy(given)
+        before = copy.deepcopy(vars(copies))
+        after, reward, done = copies.transitions(*args)
+        copies.sense(args[0], after)
+        copies.discover(args[0], args[2], actions, after)
+        copies.begin(np.zeros(40, bool))
+        copies.optimal_return(*copies.pairs()[:3].T)
+        now = vars(copies)
+        assert before.keys() == now.keys()
+        for name, value in before.items():
+            if isinstance(value, np.ndarray) or name in ("found", "offers"):
+                assert_equal(now[name], value)
+        assert_equal(args, given)
+        live = ~copies.done
+        _, reward_now, done_now, _, _ = copies.step(actions)
+        assert_equal(copies.state[live], after[live])
+        assert_equal(reward_now[live], reward[live])
+        assert_equal(done_now[live], done[live])
+        assert (copies.state >= 0).all()
+        assert (copies.state < copies.state_sizes).all()
 
 
-@needs_opengl
-def test_keys_show_their_flat_side_to_the_start():
-    """It is wider than high; seen from its edge, a thin bar."""
-    for place, channel in ((PLACES[2], 2), (PLACES[5], 0)):
-        spots = itertools.product((4, 4.5, 5), repeat=2)
-        for frame in draw(0, [facing(*spot, place) for spot in spots]):
-            frame = frame.astype(int)
-            others = np.delete(frame, channel, 2).max(2)
-            key = (frame[..., channel] - others)[:, 20:60] > 40
-            assert key.any(0).sum() > 1.5 * key.any(1).sum()
+@pytest.mark.parametrize("task", [*CITIES, "cooking"])
+def test_end_pays_for_all_steps_that_are_left(task):
+    copies = vector(task)
+    t, goal = np.array([0, 5, 19, 0, 19, 5]), np.array([0, 0, 0, -1, -1, 0])
+    mu, state = np.full(6, 0), copies.begin(np.zeros(6, bool))
+    n = len(copies.actions)
+    action = np.array([n - 1, n - 1, n - 1, n - 1, 0, 0])
+    _, reward, done = copies.transitions(mu, goal, state, t, action)
+    assert np.allclose(reward, [-2, -1.5, -0.1, 0, 0, -0.1])
+    assert done.tolist() == [True, True, True, True, True, False]
 
 
-@needs_opengl
-def test_starts():
-    one, other = vector("sign-nav", 200), vector("sign-nav", 200)
-    frames = one.reset(seed=1)[0]["observation"]
-    assert frames.shape == (200, 60, 80, 3) and frames.dtype == np.uint8
-    assert_equal(other.reset(seed=1)[0]["observation"], frames)
-    pose = one.episode["pose"]
-    assert_equal(other.episode["pose"], pose)
-    low, high = pose[:, :2].min(0), pose[:, :2].max(0)
-    assert (low >= 4).all() and (low < 4.05).all()
-    assert (high <= 5).all() and (high > 4.95).all()
-    assert set(np.floor(pose[:, 2] / (np.pi / 4)) % 8) == set(range(8))
-    assert (other.reset(seed=2)[0]["observation"] != frames).any()
+# ------------------------------------------------------------- meta_test
 
 
-@needs_opengl
-@pytest.mark.parametrize("instruction", [0, 1, 2, "none"])
-@pytest.mark.parametrize("problem", [0, 1])
-def test_contact(problem, instruction):
-    """+1 for the instructed shape in the sign's color, -1 for any other."""
-    apart = [np.hypot(*(a - b)) for a, b in itertools.combinations(PLACES, 2)]
-    assert min(apart) > 3.8
-    expected = np.full(6, 0.0 if instruction == "none" else -1.0)
-    if instruction != "none":
-        expected[3 * problem + instruction] = 1
-    middle = np.array([4.5, 4.5])
-    side = (middle - PLACES) / np.hypot(*(middle - PLACES).T)[:, None]
-    # MiniWorld's near() fires 1.7 to 1.9 m from an object's centre.
-    for distance, action in ((1.95, LEFT), (1.7, LEFT), (2.2, FORWARD)):
-        spots = PLACES + distance * side
-        poses = [facing(*spot, place) for spot, place in zip(spots, PLACES)]
-        _, reward, ended, _ = act(put(poses, problem, instruction), action)
-        touches = distance != 1.95
-        assert_equal(reward, touches * expected)
-        assert_equal(ended, np.full(6, touches))
+class Play:
+    """Makes up the trials' results: f(problem, instruction, episode)."""
+
+    def __init__(self, pays, steps=lambda p: 1 + 0 * p, found=lambda p: 0 * p):
+        self.pays, self.steps, self.found = pays, steps, found
+
+    def __call__(self, task, problems, instructions):
+        assert not hasattr(self, "task")  # one call
+        self.task, self.problems, self.asked = task, problems, instructions
+        assert task.split == "test" and task.num_envs == len(problems)
+        infos = []
+        for k, asked in enumerate(instructions):
+            if asked is None:
+                info = {"return": np.full(len(problems), 1000.0)}
+            else:
+                info = {"return": self.pays(problems, asked, k)}
+            info["steps"] = 99 + 0 * problems if k else self.steps(problems)
+            for name in task.finds:
+                found = 77 + 0 * problems if k else self.found(problems)
+                info[name] = found
+            infos.append(info)
+        return infos
 
 
-@needs_opengl
+@pytest.mark.parametrize("task", GRIDS)
+def test_every_test_pair_is_played_once(task):
+    """In cooking, seen kitchens follow, for their groups."""
+    play = Play(lambda p, i, k: 0.0 * p, steps=lambda p: p)
+    row = envs.meta_test(play, task, "imrl")
+    first, asked = play.asked
+    assert first is None and play.task.setting == "imrl"
+    expected = split_pairs(task, "test", "test")
+    steps = np.mean([p for p, _ in expected])
+    assert row["exploration_steps"] == pytest.approx(steps)
+    if task == "cooking":
+        expected = expected | split_pairs(task, "train", "test")
+    assert as_set([*zip(play.problems, asked)]) == expected
+    assert row["test_return_se"] == 0
+    assert all(type(value) is float for value in row.values())
+
+
+def test_the_columns_of_a_bus():
+    """Means by hand, over 24 problems x 4 instructions."""
+    play = Play(
+        lambda p, i, k: i + p / 10, steps=lambda p: p % 3, found=lambda p: p % 4
+    )
+    row = envs.meta_test(play, "bus", "imrl")
+    assert row == pytest.approx(
+        {
+            "test_return": 1.5 + 1.15,
+            "test_return_se": 0,
+            "optimal_return": 0.8,
+            "exploration_steps": 1,
+            "useful_buses": 1.5,
+            "useless_buses": 1.5,
+        }
+    )
+
+
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("K", [2, 3, 4])
+@pytest.mark.parametrize("task", ["bus", "noisy", "cooking"])
+def test_executions_after_one_exploration(task, K, final, monkeypatch):
+    """All pairs equally often in each place; instructions do not repeat."""
+    repeats = 1
+    if task == "noisy":  # 102 // 96 and 504 // 96 trials of each pair
+        monkeypatch.setattr(envs.Bus, "exhaustive", False)
+        task, repeats = "bus", 5 if final else 1
+    play = Play(lambda p, i, k: i + 100.0 * k)
+    row = envs.meta_test(play, task, "imrl", K, final)
+    first, *asked = play.asked
+    assert first is None and len(asked) == K
+    expected = split_pairs(task, "test", "test")
+    if task == "cooking":
+        expected = expected | split_pairs(task, "train", "test")
+    for place in asked:
+        pairs = [*zip(play.problems.tolist(), place.tolist())]
+        assert sorted(pairs) == sorted(repeats * [*expected])
+    for p, *own in zip(play.problems, *asked):
+        known = len(offers(p)) if task == "cooking" else 4
+        assert len(set(own)) == min(K, known)
+    mean = np.mean([i for _, i in split_pairs(task, "test", "test")])
+    for k in range(1, K + 1):
+        assert row[f"test_return_{k}"] == pytest.approx(mean + 100 * k)
+    assert f"test_return_{K + 1}" not in row
+    assert row["test_return"] == pytest.approx(mean + 50 * (K + 1))
+    assert row["exploration_steps"] == 1
+
+
+@pytest.mark.parametrize("K", [0, 2])
+def test_online_the_first_execution_explores_and_counts(K):
+    play = Play(lambda p, i, k: 0.0 * p + k, lambda p: p % 4, lambda p: p % 2)
+    row = envs.meta_test(play, "map", "online", K)
+    K = K or 4
+    assert len(play.asked) == K and play.task.setting == "online"
+    for place in play.asked:
+        pairs = as_set([*zip(play.problems, place)])
+        assert pairs == split_pairs("map", "test", "test")
+    expected = {
+        "test_return": (K - 1) / 2,
+        "test_return_se": 0,
+        "optimal_return": 0.8,
+        "exploration_steps": 1.5,
+        "map_visited": 0.5,
+    }
+    expected |= {f"test_return_{k + 1}": k for k in range(K)}
+    assert row == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
-    "towards, steps, problem, instruction, reward",
+    "setting, K, error",
     [
-        (-1, 5, 0, 0, 1.0),  # the blue ball, at z = 1
-        (-1, 5, 1, "none", 0.0),
-        (1, 6, 1, 2, 1.0),  # the red key, at z = 9
-        (1, 6, 0, 2, -1.0),  # in the wrong color
+        ("imrl-rewards", 1, (0.25 * 0.75 / 96) ** 0.5),
+        # The mean of two is 1/2 in half of the trials, else 0.
+        ("imrl-rewards", 2, 0.25 / 96**0.5),
+        ("imrl", 1, 0),
+        ("online", 2, 0),
     ],
 )
-def test_walks(towards, steps, problem, instruction, reward):
-    """Diagonally from (4.5, 4.5); beyond contact nothing moves or pays."""
-    pose = (4.5, 4.5, -towards * 3 * np.pi / 4) - TURN
-    copies = put([pose], problem, instruction)
-    walk = [act(copies, action) for action in [LEFT] + steps * [FORWARD]]
-    assert [step[1] for step in walk] == steps * [0] + [reward]
-    assert [step[2] for step in walk] == steps * [False] + [True]
-    way = steps * 0.7 / np.sqrt(2)
-    there = 4.5 - way, 4.5 + towards * way
-    assert np.allclose(copies.episode["pose"][0, :2], there)
-    for action in (RIGHT, FORWARD):
-        frames, pays, _, _ = act(copies, action)
-        assert_equal(frames, walk[-1][0])
-        assert pays == [0]
-    assert np.allclose(copies.episode["pose"][0, :2], there)
+def test_standard_error(setting, K, error):
+    """Where exploration draws its instruction, trials are a sample."""
+    play = Play(lambda p, i, k: 1.0 * (i == 2))
+    row = envs.meta_test(play, "bus", setting, K)
+    assert play.asked[0] is None or setting == "online"
+    assert row["test_return"] == 0.25
+    assert row["test_return_se"] == pytest.approx(error)
 
 
-@needs_opengl
-def test_walls_stop_and_the_way_round_does_not():
-    """A step of 0.7 m needs 1.1 m, for the agent's radius is 0.4 m."""
-    walls = [(0, 3, np.pi), (10, 3, 0), (3, 0, NORTH), (5, 13, SOUTH)]
-    walls += [(7, 6.5, SOUTH), (9.5, 6.75, NORTH), (5, 6.625, 0)]  # barrier
-    walls = np.array(walls)
-    heading = walls[:, 2]
-    into = np.stack([np.cos(heading), -np.sin(heading), 0 * heading], 1)
-    poses = [*walls - 1.08 * into, *walls - 1.12 * into]
-    poses = np.array([*poses, (3.5, 6, SOUTH), (4.5, 10, 0)])
-    copies = put(poses)
-    _, reward, ended, _ = act(copies, FORWARD)
-    assert not reward.any() and not ended.any()
-    poses[7:14] += 0.7 * into
-    poses[14:, :2] = (3.5, 6.7), (5.2, 10)
-    assert np.allclose(copies.episode["pose"], poses)
+def test_standard_error_of_a_random_task(monkeypatch):
+    monkeypatch.setattr(envs.Bus, "exhaustive", False)
+    for final, trials in ((False, 96), (True, 480)):
+        play = Play(lambda p, i, k: 1.0 * (i == 2))
+        row = envs.meta_test(play, "bus", "imrl", final=final)
+        error = (0.25 * 0.75 / trials) ** 0.5
+        assert row["test_return_se"] == pytest.approx(error)
 
 
-@needs_opengl
-def test_eight_turns_make_a_circle():
-    copies = put(some_poses(8) * [0, 0, 1] + [4.5, 4.5, 0])
-    start = copies.episode["pose"].copy()
-    for action in 8 * [LEFT]:
-        frames, *_ = act(copies, action)
-    assert_equal(frames, draw(0, start))
-    act(copies, RIGHT)
-    assert np.allclose(copies.episode["pose"], start + 7 * TURN)
+def test_the_standard_setting_is_tested_on_its_own_problems():
+    play = Play(lambda p, i, k: p / 2)
+    row = envs.meta_test(play, "map", "standard")
+    assert sorted(play.problems) == [*range(96)]
+    first, asked = play.asked
+    assert first is None and not asked.any()
+    assert row["test_return"] == pytest.approx(47.5 / 2)
+    assert row["optimal_return"] == pytest.approx(0.8)
+
+
+def test_the_four_groups_of_cooking():
+    """Columns tell apart new kitchens (2) and new pairs of ingredients (1)."""
+    play = Play(
+        lambda p, i, k: 2.0 * new_kitchen(p) + np.isin(i, [*NEW_PAIRS]),
+        steps=lambda p: np.where(new_kitchen(p), 5, 11),
+        found=lambda p: np.where(new_kitchen(p), 3, 0),
+    )
+    row = envs.meta_test(play, "cooking", "imrl")
+    pairs = split_pairs("cooking", "test", "test")
+    middle = [(p // 4 % 4, i // 4, i % 4) for p, i in pairs]
+    optimum = np.mean([0.2 + 0.2 * ((m == a) + (m == b)) for m, a, b in middle])
+    expected = {
+        "test_return": 2 + np.mean([i in NEW_PAIRS for _, i in pairs]),
+        "test_return_se": 0,
+        "optimal_return": optimum,
+        "exploration_steps": 5,
+        "fridges_opened": 3,
+        "return_seen_seen": 0,
+        "return_seen_unseen": 1,
+        "return_unseen_seen": 2,
+        "return_unseen_unseen": 3,
+    }
+    assert [*row] == [*expected]
+    assert row == pytest.approx(expected)
+
+
+def new_kitchen(problems):
+    return np.isin(problems, [*NEW_KITCHENS])
+
+
+@pytest.mark.parametrize("K", [1, 2])
+def test_groups_weigh_all_their_executions(K):
+    """Of seen pairs in seen kitchens, the returns are the instructions."""
+    play = Play(lambda p, i, k: 1.0 * i + 100 * new_kitchen(p))
+    row = envs.meta_test(play, "cooking", "imrl", K)
+    for kitchen, split in (("seen", "train"), ("unseen", "test")):
+        both = split_pairs("cooking", split, "test")
+        old = split_pairs("cooking", split, "train")
+        for name, pairs in (("seen", old), ("unseen", both - old)):
+            mean = np.mean([i + 100 * (split == "test") for _, i in pairs])
+            column = row[f"return_{kitchen}_{name}"]
+            assert column == pytest.approx(mean)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_nobody_found_has_no_mean(value):
+    """As sign-nav's distance, of those who never see the sign."""
+    some = Play(
+        lambda p, i, k: 0.0 * p, found=lambda p: np.where(p < 6, 1.0 * p, value)
+    )
+    none = Play(lambda p, i, k: 0.0 * p, found=lambda p: 0.0 * p + value)
+    assert envs.meta_test(some, "map", "imrl")["map_visited"] == 2.5
+    assert np.isnan(envs.meta_test(none, "map", "imrl")["map_visited"])
+
+
+def test_options_reach_the_task():
+    play = Play(lambda p, i, k: 1.0 * p)
+    row = envs.meta_test(play, "coupling", "imrl", num_actions=3)
+    assert len(play.task.actions) == 3 and sorted(play.problems) == [0, 1, 2]
+    assert row["test_return"] == row["optimal_return"] == 1
+    assert [*row][-1] == "problem_shown"
+
+
+WALKS = [  # exploring: 10 steps and the end; the way to the map and the end
+    ("bus", THREE_STOPS + " end", {"useful_buses": 3, "useless_buses": 0}),
+    ("distracting-bus", THREE_STOPS, {"useful_buses": 3, "useless_buses": 0}),
+    ("map", "right right right down end", {"map_visited": 1}),
+]
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("setting", ["imrl", "online"])
+@pytest.mark.parametrize("task, walk, finds", WALKS)
+def test_played_for_real(task, walk, finds, setting, K):
+    """Then on foot to the goal: 7 steps at -0.1, undiscounted, and 1."""
+    goals = np.array([(0, 0), (8, 8), (0, 8), (8, 0)])
+
+    def play(task, problems, instructions):
+        infos = []
+        for k, asked in enumerate(instructions):
+            if k == 0:
+                _, info = task.explore(problems, asked)
+                actions = [ACTIONS["bus"].index(a) for a in walk.split()]
+                actions = np.tile(actions, (len(problems), 1)).T
+            else:
+                _, info = task.execute(asked)
+                aside, up = (goals[asked] > 4).T
+                actions = 4 * [np.where(aside, 2, 0)] + 4 * [np.where(up, 1, 3)]
+            for action in actions:
+                *_, info = task.step(action)
+            infos.append(info)
+        return infos
+
+    if setting == "online":
+        K = K + 1
+    row = envs.meta_test(play, task, setting, K)
+    on_foot = [row[f"test_return_{k}"] for k in range(2, K + 1)]
+    if setting == "imrl":
+        on_foot.append(row["test_return"])
+    assert np.allclose(on_foot, 0.3)
+    assert row["exploration_steps"] == len(walk.split())
+    assert {name: row[name] for name in finds} == finds
+
+
+def test_a_test_draws_the_same_each_time():
+    """Also the instructions of explorations, where those are drawn."""
+    drawn = []
+
+    def play(task, problems, instructions):
+        _, first = task.explore(problems, instructions[0])
+        _, second = task.execute(instructions[1])
+        assert_equal(second["instruction"], instructions[1])
+        drawn.append(first["instruction"])
+        return first, second
+
+    for _ in range(2):
+        envs.meta_test(play, "bus", "imrl-rewards")
+    assert set(drawn[0]) == {0, 1, 2, 3}
+    assert_equal(*drawn)
