@@ -108,11 +108,10 @@ class Args:
                     raise ValueError(f"{name}: {low} to {high}, not {value}")
 
 
-RANGES = dict.fromkeys(("num_envs", "hidden_size", "batch_size"), (1, 1e6))
-RANGES |= dict.fromkeys(("num_actions", "buffer_size"), (1, 1e6))
-RANGES |= dict.fromkeys(("gamma", "q_lambda", "target_rate"), (0, 1))
-RANGES |= dict.fromkeys(("priority", "min_epsilon", "sticky_prob"), (0, 1))
-RANGES |= {"lr_half_life": (1, 1e12)}
+COUNTS = "num_envs", "num_actions", "hidden_size", "batch_size", "buffer_size"
+SHARES = "gamma", "q_lambda", "target_rate", "priority", "min_epsilon"
+RANGES = dict.fromkeys((*COUNTS, "lr_half_life"), (1, 1e12))
+RANGES |= dict.fromkeys((*SHARES, "sticky_prob"), (0, 1))
 DEFAULTS = {  # where they are not those above
     "coupling": {"total_steps": 8_000, "explore_after": 500},
     "distracting-bus": {"total_steps": 1_000_000, "explore_after": 20_000},
@@ -256,31 +255,37 @@ class Dream(nn.Module):
 
 
 # --- 3. The method ------------------------------------------------------------
+# In problem mu, explore once: tau_exp. Then execute instructions with z, what is
+# known of mu: tau_exec. The mean of z is f(mu), which only training knows;
+# g(tau_:t) guesses it from the first t steps of exploration, and is all that a
+# test has. f keeps what execution needs, g imitates f, and exploration is paid
+# for what brings g closer to f. B trials are learned from, N played at once.
 def bottleneck(f, rho):
-    """z ~ F(z | mu) = Normal(f(mu), rho^2 I), (B, Z), and |f(mu)|^2, (B,): but
-    for a factor its KL divergence from Normal(0, rho^2 I), a bound of I(z; mu).
-    """
+    """z ~ F(z | mu) = Normal(f(mu), rho^2 I), (B, Z), and |f(mu)|^2, (B,): that
+    is 2 rho^2 KL(F(z | mu) || Normal(0, rho^2 I)), and its mean is no less than
+    2 rho^2 I(z; mu)."""
     z = f + rho * torch.randn_like(f)
     return z, (f**2).sum(1)
 
 
 def decoding_error(f, g, length):
-    """|f(mu) - g(tau_:t)|^2 of every prefix t = 0 ... T, (B, T + 1): but for
-    constants, -log q(z | tau_:t). 0 on padding."""
+    """|f(mu) - g(tau_:t)|^2 at t = 0 ... length, (B, T + 1), 0 on padding. With
+    q(z | tau_:t) = Normal(g(tau_:t), rho^2 I), the mean of -log q(z | tau_:t)
+    over z ~ F(z | mu) is this / (2 rho^2) + constant."""
     error = ((f[:, None] - g) ** 2).sum(2)
     return error * valid(length + 1, g.shape[1])
 
 
 def exploration_reward(error, length, c):
-    """What a step tells about z, less its price, (B, T); 0 after the end:
-    r_t = |f(mu) - g(tau_:t)|^2 - |f(mu) - g(tau_:t+1)|^2 - c."""
+    """What step t has told about z, less the price c of a step, (B, T):
+    r_t = |f(mu) - g(tau_:t)|^2 - |f(mu) - g(tau_:t+1)|^2 - c; 0 on padding."""
     reward = error[:, :-1] - error[:, 1:] - c
     return reward.detach() * valid(length, reward.shape[1])
 
 
 def lambda_returns(reward, value, trace, gamma):
-    """G_t = r_t + gamma (v_t+1 + trace_t+1 (G_t+1 - v_t+1)), (B, T), where
-    nothing comes after the last step."""
+    """Targets of Q-learning, G_t = r_t + gamma (v_t+1 + trace_t+1 (G_t+1 -
+    v_t+1)), (B, T). On padding, reward and value are 0, and so is G."""
     returns, after = torch.zeros_like(reward), torch.zeros_like(reward[:, 0])
     for t in reversed(range(reward.shape[1])):
         returns[:, t] = reward[:, t] + gamma * after
@@ -289,46 +294,48 @@ def lambda_returns(reward, value, trace, gamma):
 
 
 def losses(agent, target, tau_exp, tau_exec, args, explore=True):
-    """What B replayed trials teach, {name: (B,)}, by the f and g of now."""
+    """{name: (B,)} of B replayed trials. z and the reward of exploration are
+    those of the present f and g, not of when the trial was played."""
     f, g = agent.f(tau_exp["mu"]), agent.g(tau_exp)  # (B, Z), (B, T + 1, Z)
-    z, kl = bottleneck(f, args.dream.bottleneck_std)
     length = tau_exp["length"]
-    error = decoding_error(f.detach(), g, length)  # does not teach f
+    z, kl = bottleneck(f, args.dream.bottleneck_std)
+    error = decoding_error(f.detach(), g, length)  # g imitates f, not f g
     loss = {"bottleneck": args.dream.bottleneck_coef * kl}
     loss["decoder"] = error.sum(1) / (length + 1.0).mean()
 
-    # One half of the trials execute by what f tells, the other by what their
-    # exploration has told. Through z, this loss shapes f; it also reaches g.
+    # A random half of the trials executes with z ~ F(z | mu), and teaches f what
+    # execution needs. The other half executes as in testing, with the g of all
+    # of its exploration; the gradient reaches g, too.
     z = torch.where(tau_exec["knows_mu"][:, None], z, at_end(g, length))
-    pi, pi_target = agent.pi_exec, target.pi_exec
-    loss["execution"] = q_loss(
-        pi, pi_target, tau_exec, tau_exec["reward"], args, z
-    )
+    pi, reward = agent.pi_exec, tau_exec["reward"]
+    loss["execution"] = q_loss(pi, target.pi_exec, tau_exec, reward, args, z)
 
-    if explore:
+    if explore:  # once g has learned from random exploration
+        pi = agent.pi_exp
         reward = exploration_reward(error, length, args.dream.step_penalty)
-        pi, pi_target = agent.pi_exp, target.pi_exp
-        loss["exploration"] = q_loss(pi, pi_target, tau_exp, reward, args)
+        loss["exploration"] = q_loss(pi, target.pi_exp, tau_exp, reward, args)
     return loss
 
 
 @torch.no_grad()
 def trial(agent, args, task, mu, instructions, knows_mu, epsilons):
-    """Explore, decode z, execute, in N problems mu (N,). Where knows_mu (N,),
-    as in one half of training, z is of f instead; testing never knows mu.
-    Returns tau_exp, [tau_exec, ...], and the last info of each episode."""
-    start = task.explore(mu, instructions[0])  # the task draws what is None
+    """Play N trials in problems mu (N,): one exploration, then an execution for
+    each of instructions[1:], (N,) each. What is None is drawn by the task.
+    z is of f where knows_mu (N,), in training, and else of g; epsilons are the
+    shares of random actions in exploration and in execution. Returns tau_exp,
+    [tau_exec, ...], and the last info of each episode."""
+    start = task.explore(mu, instructions[0])
     tau_exp, info = act(agent.pi_exp, task, start, epsilons[0], args)
     tau_exp["mu"] = torch.tensor(info["problem"])
 
-    z, _ = bottleneck(agent.f(tau_exp["mu"]), args.dream.bottleneck_std)
     z_explored = at_end(agent.g(tau_exp), tau_exp["length"])
+    z, _ = bottleneck(agent.f(tau_exp["mu"]), args.dream.bottleneck_std)
     z = torch.where(knows_mu[:, None], z, z_explored)
 
     tau_execs, infos = [], [info]
     for instruction in instructions[1:]:
-        pi_exec = functools.partial(agent.pi_exec, z=z)
         start = task.execute(instruction)
+        pi_exec = functools.partial(agent.pi_exec, z=z)
         tau_exec, info = act(pi_exec, task, start, epsilons[1], args)
         tau_execs.append(tau_exec | {"knows_mu": knows_mu})
         infos.append(info)
@@ -366,8 +373,8 @@ def act(policy, task, start, epsilon, args):
     }
     reward, state, random = torch.zeros(N, T), None, None
     for t in range(T):
-        now = {name: x[:, t : t + 1] for name, x in tau.items()}
-        q, state = policy(now, state=state)
+        step = {name: x[:, t : t + 1] for name, x in tau.items()}
+        q, state = policy(step, state=state)
         # Not in the paper: a random `end` is drawn again, lest episodes be
         # short; sticky random actions lead farther.
         new, again = torch.randint(A, (2, N))
@@ -461,8 +468,7 @@ def evaluate(agent, args, final=False):
 
         task = envs.make(num_envs=256, **vars(args.task))
         task.reset(seed=0)
-        known = torch.ones(256, dtype=torch.bool)
-        inputs = None, [None, None], known, (0.5, 0)
+        inputs = None, [None, None], torch.ones(256, dtype=torch.bool), (0.5, 0)
         tau, _, infos = trial(agent, args, task, *inputs)
         f = agent.f(tau["mu"])
         error = decoding_error(f, agent.g(tau), tau["length"])
@@ -521,9 +527,8 @@ def open_run(args):
         if run.resume:
             saved = load(path / "checkpoint.pt")
             then = saved["config"]
-            if then | {"run": then["run"]["seed"]} != config | {
-                "run": run.seed
-            }:
+            then = then | {"run": then["run"]["seed"]}
+            if then != config | {"run": run.seed}:
                 raise ValueError(f"--resume: {path} has other options: {then}")
     return path, config, saved
 
@@ -547,9 +552,9 @@ def train(args):
     # Not in the paper: each copy has its own epsilon, 1 down to the least.
     epsilon = q.min_epsilon ** torch.linspace(0, 1, n)
     buffer, rows, next_test = ReplayBuffer(q.buffer_size), [], 0
-    now = {"env_steps": 0, "seconds": 0.0, "trials": 0, "updates": 0}
-    losses_of = "bottleneck", "decoder", "execution", "exploration"
-    now |= {f"{name}_loss": math.nan for name in losses_of}
+    count = {"env_steps": 0, "seconds": 0.0, "trials": 0, "updates": 0}
+    for name in ("bottleneck", "decoder", "execution", "exploration"):
+        count[f"{name}_loss"] = math.nan
 
     path, config, saved = open_run(args)
     parts = {"agent": agent, "target": target}
@@ -558,26 +563,27 @@ def train(args):
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         vars(buffer).update(saved["buffer"])
-        now, rows, next_test, random, task_random = saved["progress"]
+        count, rows, next_test, random, task_random = saved["progress"]
         torch.set_rng_state(random)
         task.np_random.bit_generator.state = task_random
     next_save, total = 0.0, run.total_steps
-    bar = tqdm(total=total, initial=now["env_steps"], unit=" steps")
+    bar = tqdm(total=total, initial=count["env_steps"], unit=" steps")
     while True:
+        final = count["env_steps"] >= total
+
         # SAVE
-        final = now["env_steps"] >= total
         if run.checkpoint_minutes and (final or time.monotonic() > next_save):
             state = {name: part.state_dict() for name, part in parts.items()}
             random = torch.get_rng_state(), task.np_random.bit_generator.state
-            state["progress"] = now, rows, next_test, *random
+            state["progress"] = count, rows, next_test, *random
             state |= {"config": config, "buffer": vars(buffer)}
             save(path / "checkpoint.pt", state)
             next_save = time.monotonic() + 60 * run.checkpoint_minutes
 
         # EVALUATE
-        if final or now["env_steps"] >= next_test:
-            next_test = now["env_steps"] + run.eval_every
-            row = now | evaluate(target, args, final)
+        if final or count["env_steps"] >= next_test:
+            next_test = count["env_steps"] + run.eval_every
+            row = count | evaluate(target, args, final)
             rows = [*rows, row]
             lines = [row.keys(), *(row.values() for row in rows)]
             lines = [",".join(map(str, line)) for line in lines]
@@ -592,13 +598,13 @@ def train(args):
 
         # EXPLORE, EXECUTE
         began = time.perf_counter()
-        explore = now["trials"] >= args.dream.explore_after
+        explore = count["trials"] >= args.dream.explore_after
         epsilons = epsilon[torch.randperm(n)] if explore else 1.0, epsilon
         inputs = None, [None, None], torch.rand(n) < 0.5, epsilons
         tau_exp, (tau_exec,), infos = trial(agent, args, task, *inputs)
         buffer.add(tau_exp, tau_exec)
-        now["env_steps"] += sum(int(info["steps"].sum()) for info in infos)
-        now["trials"] += n
+        count["env_steps"] += sum(int(info["steps"].sum()) for info in infos)
+        count["trials"] += n
 
         # UPDATE
         for _ in range(q.updates_per_round):
@@ -613,14 +619,14 @@ def train(args):
             td_error = loss["execution"] + loss.get("exploration", 0)
             td_error = (td_error.detach() + 1e-6).sqrt()
             buffer.priority[slots] = td_error**q.priority
-            now["updates"] += 1
+            count["updates"] += 1
         scheduler.step()
         for name, x in loss.items():
-            now[f"{name}_loss"] = x.mean().item()
-            if not math.isfinite(now[f"{name}_loss"]):
-                raise FloatingPointError(f"{name} loss: not finite, at {now}")
-        now["seconds"] += time.perf_counter() - began
-        bar.update(min(now["env_steps"], total) - bar.n)
+            count[f"{name}_loss"] = x.mean().item()
+            if not math.isfinite(count[f"{name}_loss"]):
+                raise FloatingPointError(f"{name} loss: not finite, at {count}")
+        count["seconds"] += time.perf_counter() - began
+        bar.update(min(count["env_steps"], total) - bar.n)
 
 
 def parse():
@@ -658,12 +664,12 @@ def main():
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     print(
-        f"{args.task.env}, seed {args.run.seed}: test return "
-        f"{row['test_return']:.3f} (standard error "
-        f"{row['test_return_se']:.3f}, optimum {row['optimal_return']:.3f}), "
-        f"exploration of "
-        f"{row['exploration_steps']:.1f} steps, after {row['env_steps']:,} "
-        f"environment steps and {row['seconds']:,.0f} seconds of training"
+        "{env}, seed {seed}: test return {test_return:.3f} (standard error "
+        "{test_return_se:.3f}, optimum {optimal_return:.3f}), exploration of "
+        "{exploration_steps:.1f} steps, after {env_steps:,} environment steps "
+        "and {seconds:,.0f} seconds of training".format(
+            **row, env=args.task.env, seed=args.run.seed
+        )
     )
 
 

@@ -8,9 +8,8 @@ with its own instruction (Liu et al., ICML 2021, arXiv 2008.02790):
     batch, reward, done, truncated, info = task.step(actions)  # until all done
     batch, info = task.execute()  # the next episode in the same problems
 
-`batch` has the `observation` (integer tokens or a frame), the `instruction`
-(tokens; the last value of each means "none") and the `reward` that the agent
-may observe, 0 where it may not. That is the business of four settings.
+`batch` has the `observation` (tokens or a frame), the `instruction` (tokens; the
+last means "none"), and the `reward`, 0 where the setting does not show it.
 """
 
 from functools import partial
@@ -108,15 +107,14 @@ class Task(gymnasium.vector.VectorEnv):
         return self._begin(*options.values())
 
     def _begin(self, problem, instruction, explores=False):
-        offers, n = self.offers["test"], len(self.names)
-        drawn = instruction is None
+        offers, drawn = self.offers["test"], instruction is None
         if drawn or isinstance(instruction, str) and instruction == "none":
             instruction = -1
-        instruction = self._whole("instruction", instruction, -1, n)
+        instruction = self._int("instruction", instruction, -1, len(self.names))
         if problem is None:
             split = self.problems[self.split]
             problem = split[self._choose(offers[split][:, instruction].T)]
-        problem = self._whole("problem", problem, 0, len(offers))
+        problem = self._int("problem", problem, 0, len(offers))
         if drawn:
             instruction = self._choose(self.offers[self.split][problem, :-1])
         for p in problem[~offers[problem, instruction]]:
@@ -134,7 +132,7 @@ class Task(gymnasium.vector.VectorEnv):
         self.found = dict.fromkeys(self.finds, self.done[:, None])
         return self._batch(self.total)
 
-    def _whole(self, name, value, low, size):
+    def _int(self, name, value, low, size):
         """Whole numbers (N,) from low to size - 1: one for all or for each."""
         n, whole = self.num_envs, np.asarray(value)
         fits = whole.dtype.kind in "iu" and whole.shape in ((), (n,))
@@ -161,7 +159,7 @@ class Task(gymnasium.vector.VectorEnv):
     def step(self, actions):
         if self.done is None:
             raise ValueError("actions: a step comes after reset")
-        actions = self._whole("actions", actions, 0, len(self.actions))
+        actions = self._int("actions", actions, 0, len(self.actions))
         mu, goal, state, active = self.mu, self.goal, self.state, ~self.done
         after, reward, done = self.transitions(mu, goal, state, self.t, actions)
         found = self.discover(mu, state, actions, after)
