@@ -255,9 +255,9 @@ class Dream(nn.Module):
 
 
 # --- 3. The method ------------------------------------------------------------
-# In problem mu, explore once: tau_exp. Then execute instructions with z, what is
-# known of mu: tau_exec. The mean of z is f(mu), which only training knows;
-# g(tau_:t) guesses it from the first t steps of exploration, and is all that a
+# In problem mu, explore once: tau_exp. Then execute instructions with z, all
+# that is known of mu: tau_exec. The mean of z is f(mu), which only training has;
+# g(tau_:t) guesses it from the first t steps of exploration, which is what a
 # test has. f keeps what execution needs, g imitates f, and exploration is paid
 # for what brings g closer to f. B trials are learned from, N played at once.
 def bottleneck(f, rho):
@@ -303,9 +303,9 @@ def losses(agent, target, tau_exp, tau_exec, args, explore=True):
     loss = {"bottleneck": args.dream.bottleneck_coef * kl}
     loss["decoder"] = error.sum(1) / (length + 1.0).mean()
 
-    # A random half of the trials executes with z ~ F(z | mu), and teaches f what
-    # execution needs. The other half executes as in testing, with the g of all
-    # of its exploration; the gradient reaches g, too.
+    # A random half of the trials executes with z ~ F(z | mu), and so teaches f
+    # what execution needs. The other half executes as in testing, with the g of
+    # all of its exploration; there the gradient reaches g.
     z = torch.where(tau_exec["knows_mu"][:, None], z, at_end(g, length))
     pi, reward = agent.pi_exec, tau_exec["reward"]
     loss["execution"] = q_loss(pi, target.pi_exec, tau_exec, reward, args, z)
@@ -553,8 +553,8 @@ def train(args):
     epsilon = q.min_epsilon ** torch.linspace(0, 1, n)
     buffer, rows, next_test = ReplayBuffer(q.buffer_size), [], 0
     count = {"env_steps": 0, "seconds": 0.0, "trials": 0, "updates": 0}
-    for name in ("bottleneck", "decoder", "execution", "exploration"):
-        count[f"{name}_loss"] = math.nan
+    names = "bottleneck", "decoder", "execution", "exploration"
+    logged = {f"{name}_loss": math.nan for name in names}
 
     path, config, saved = open_run(args)
     parts = {"agent": agent, "target": target}
@@ -563,9 +563,9 @@ def train(args):
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         vars(buffer).update(saved["buffer"])
-        count, rows, next_test, random, task_random = saved["progress"]
-        torch.set_rng_state(random)
-        task.np_random.bit_generator.state = task_random
+        count, logged, rows, next_test, *random = saved["progress"]
+        torch.set_rng_state(random[0])
+        task.np_random.bit_generator.state = random[1]
     next_save, total = 0.0, run.total_steps
     bar = tqdm(total=total, initial=count["env_steps"], unit=" steps")
     while True:
@@ -575,7 +575,7 @@ def train(args):
         if run.checkpoint_minutes and (final or time.monotonic() > next_save):
             state = {name: part.state_dict() for name, part in parts.items()}
             random = torch.get_rng_state(), task.np_random.bit_generator.state
-            state["progress"] = count, rows, next_test, *random
+            state["progress"] = count, logged, rows, next_test, *random
             state |= {"config": config, "buffer": vars(buffer)}
             save(path / "checkpoint.pt", state)
             next_save = time.monotonic() + 60 * run.checkpoint_minutes
@@ -583,7 +583,7 @@ def train(args):
         # EVALUATE
         if final or count["env_steps"] >= next_test:
             next_test = count["env_steps"] + run.eval_every
-            row = count | evaluate(target, args, final)
+            row = count | evaluate(target, args, final) | logged
             rows = [*rows, row]
             lines = [row.keys(), *(row.values() for row in rows)]
             lines = [",".join(map(str, line)) for line in lines]
@@ -622,9 +622,11 @@ def train(args):
             count["updates"] += 1
         scheduler.step()
         for name, x in loss.items():
-            count[f"{name}_loss"] = x.mean().item()
-            if not math.isfinite(count[f"{name}_loss"]):
-                raise FloatingPointError(f"{name} loss: not finite, at {count}")
+            logged[f"{name}_loss"] = x.mean().item()
+            if not math.isfinite(logged[f"{name}_loss"]):
+                raise FloatingPointError(
+                    f"the {name} loss is {logged}, {count}"
+                )
         count["seconds"] += time.perf_counter() - began
         bar.update(min(count["env_steps"], total) - bar.n)
 
