@@ -256,7 +256,7 @@ class Dream(nn.Module):
 
 # --- 3. The method ------------------------------------------------------------
 # In problem mu, explore once: tau_exp. Then execute instructions with z, all
-# that is known of mu: tau_exec. The mean of z is f(mu), which only training has;
+# that is known of mu: tau_exec. The mean of z is f(mu), known in training only;
 # g(tau_:t) guesses it from the first t steps of exploration, which is what a
 # test has. f keeps what execution needs, g imitates f, and exploration is paid
 # for what brings g closer to f. B trials are learned from, N played at once.
