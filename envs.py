@@ -8,8 +8,8 @@ with its own instruction (Liu et al., ICML 2021, arXiv 2008.02790):
     batch, reward, done, truncated, info = task.step(actions)  # until all done
     batch, info = task.execute()  # the next episode in the same problems
 
-`batch` has the `observation` (tokens or a frame), the `instruction` (tokens; the
-last means "none"), and the `reward`, 0 where the setting does not show it.
+`batch` has the `observation` (tokens or a frame), the `instruction` (tokens;
+the last means "none"), and the `reward`, 0 where the setting hides it.
 """
 
 from functools import partial

@@ -4,366 +4,360 @@ Zintgraf, Shiarlis, Igl, Schulze, Gal, Hofmann and Whiteson, VariBAD: A Very
 Good Method for Bayes-Adaptive Deep RL via Meta-Learning, ICLR 2020, arXiv
 1910.08348.
 
-A trial is an exploration episode without reward, then an execution episode
-with an instruction. An encoder turns the trial so far into q(m | tau_:t), a
-normal distribution over a latent m, from which decoders predict the next states
-and rewards of the whole trial (the ELBO). The policy acts on what it sees, the
-instruction and the mean and variance of m; its loss does not reach the encoder.
-Exploring is only rewarded by what execution earns later, as in RL^2.
+A trial takes place in a problem mu. It is an exploration episode tau_exp,
+without reward, and then execution episodes tau_exec, each with an instruction
+i. What learns:
+
+    q(m|tau_:t)       encoder: a normal distribution over a latent m, from the
+                      whole trial so far; loss: the ELBO
+    p(tau|m)          decoder: next states and rewards of the whole trial; loss:
+                      the ELBO
+    pi(a|s,i,q)       both episodes, on mean and variance of m; Q-learning on the
+                      task reward of execution, without discount while it
+                      explores; this does not teach the encoder
+
+Exploring is only rewarded by what execution earns later, as in RL^2 (rl2.py).
 
     python varibad.py --env map    # 0.44 of 0.80, in seven minutes
 """
 
-import argparse
+import copy
 import functools
 import json
-import subprocess
+import math
+import pickle
 import sys
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import gymnasium
-import numpy as np
 import torch
 import tyro
+from gymnasium.error import DependencyNotInstalled
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import envs
 
-DEFAULTS = {  # all that differs between tasks
-    "coupling": dict(total_steps=8_000, kl=4e-4),
-    "bus": {},
-    "map": {},
-    "distracting-bus": dict(total_steps=1_000_000),
-    "cooking": dict(total_steps=2_500_000, halving=1e12, weight_decay=0.1),
-    "sign-nav": dict(
-        total_steps=1_000_000, updates=16, batch=32, replay=7_000, gamma=0.97,
-        lam=0.7, peng=1.0, sticky=0.7,
-    ),
-}
+METHOD = Path(__file__).stem.strip("_")
 
 
-@dataclass(eq=False)
-class Args:
-    env: Literal[tuple(DEFAULTS)] = "map"  # the task
-    seed: int = 0  # of all that is random
-    total_steps: int = 500_000  # of the environment, exploring and executing
+# --- 1. Arguments -------------------------------------------------------------
+@dataclass
+class RunArgs:
+    seed: int = 0  # random seed
+    total_steps: int = 500_000  # environment steps, exploring and executing
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU, if any
-    run_dir: Path | None = None  # None: runs/<method>/<env>/<seed>
+    run_dir: Path | None = None  # None: runs/<method>/<env>[-<setting>]/<seed>
     overwrite: bool = False  # replace what an earlier run has left there
-    eval: Path | None = None  # do not train, evaluate this run's agent
-    setting: Literal["imrl", "standard"] = "imrl"  # standard: unknown goals
-    exploration_rewards: bool = False  # shown, of an instruction; as standard
-    execution_episodes: int = 1  # K of a test trial, each its own instruction
-    no_exploration: bool = False  # the first of the K explores, and counts
-    resume: bool = False  # go on from the checkpoint, if there is one
-    checkpoint_minutes: float = 5.0  # between two; 0: none (sign-nav: 4 GB)
+    resume: bool = False  # go on from the checkpoint that it has left there
+    eval: Path | None = None  # do not train: test the agent of this run
+    executions: int = 0  # executions of a test trial (0: 1, in online 4)
     eval_every: int = 20_000  # environment steps between evaluations
-    num_actions: int = 8  # A, of coupling
-    show_id: bool = False  # of bus: whether each observation shows the problem
-    num_envs: int = 64  # trials side by side
-    updates: int = 8  # gradient steps after num_envs trials
-    batch: int = 64  # trials in a gradient step
-    replay: int = 16_000  # trials in the replay
-    priority: float = 0.8  # of replayed trials: this power of their TD error
-    epsilon: float = 0.15  # least random share; copies: geometric, from 1
-    sticky: float = 0.0  # share of random actions that repeat the last one
-    learning_rate: float = 1e-3  # of AdamW
-    halving: float = 30_000  # trials that halve the learning rate
-    weight_decay: float = 0.0  # of AdamW
-    target_rate: float = 0.02  # of the target network towards the agent
-    gamma: float = 0.99  # discount
-    lam: float = 0.9  # lambda of Q(lambda)
-    peng: float = 0.0  # of lambda, kept after random actions (1: Peng's)
-    hidden: int = 64  # units in a layer, two for each dimension of m
+    checkpoint_minutes: float = 5.0  # minutes between checkpoints (0: never)
+
+
+@dataclass
+class TaskArgs:
+    env: Literal[tuple(envs.TASKS)] = "map"  # the task
+    setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
+    num_actions: int = 8  # actions of coupling
+
+
+@dataclass
+class VaribadArgs:
     prefixes: int = 4  # posteriors of a trial from which it is predicted
-    kl: float = 4e-3  # weight of the KL divergence in the ELBO
+    kl_coef: float = 4e-3  # weight of the KL divergence in the ELBO
+
+
+@dataclass
+class QLearningArgs:
+    num_envs: int = 64  # trials side by side
+    hidden_size: int = 64  # units of a layer, twice the dimensions of m
+    gamma: float = 0.99  # discount
+    q_lambda: float = 0.9  # lambda of Q(lambda) (0: one-step targets)
+    cut_traces: bool = True  # after a non-greedy action (Watkins; else Peng)
+    learning_rate: float = 1e-3  # learning rate of AdamW, at first
+    lr_half_life: float = 30_000  # trials in which the learning rate halves
+    weight_decay: float = 0.0  # weight decay of AdamW
+    target_rate: float = 0.02  # step of the running average in each update
+    batch_size: int = 64  # trials in an update
+    updates_per_round: int = 8  # updates after each num_envs trials
+    buffer_size: int = 16_000  # trials in the replay buffer
+    priority: float = 0.8  # draw trials in proportion to |TD error| ** this
+    min_epsilon: float = 0.15  # random actions of the greediest copy, a share
+    sticky_prob: float = 0.0  # that a random action is the last one again
+
+
+@dataclass
+class Args:
+    run: RunArgs = field(default_factory=RunArgs)
+    task: TaskArgs = field(default_factory=TaskArgs)
+    varibad: VaribadArgs = field(default_factory=VaribadArgs)
+    q_learning: QLearningArgs = field(default_factory=QLearningArgs)
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            low = 0 if name in MAY_BE_0 else 1 if type(value) is int else 1e-12
-            high = 1 if name in SHARES else 10**12
-            if type(value) in (int, float) and not low <= value <= high:
-                option = "--" + name.replace("_", "-")
-                raise ValueError(f"{option}: {low} to {high}, not {value}")
-        if self.show_id and self.env != "bus":
-            raise ValueError(f"--show-id: for bus only, not {self.env}")
-        if self.setting == "standard":
-            self.exploration_rewards = True
-            if self.env == "cooking":
-                raise ValueError("--setting: no kitchen has all ingredients")
-        if self.no_exploration and self.execution_episodes == 1:
-            raise ValueError("--execution-episodes: from 2; the first explores")
-        if self.hidden % 2:
-            raise ValueError(f"--hidden: even, not {self.hidden}")
-        gpu = torch.cuda.is_available()
-        if self.device == "cuda" and not gpu:
-            raise ValueError("--device cuda: PyTorch finds no GPU")
-        if self.device == "auto":
-            self.device = "cuda" if gpu else "cpu"
+        for group in vars(self).values():
+            for name, value in vars(group).items():
+                low, high = RANGES.get(name, (0, 1e12))
+                if type(value) in (int, float) and not low <= value <= high:
+                    name = "--" + name.replace("_", "-")
+                    raise ValueError(f"{name}: {low} to {high}, not {value}")
 
 
-SHARES = "priority", "target_rate", "gamma", "lam", "peng", "epsilon", "sticky"
-MAY_BE_0 = *SHARES, "seed", "kl", "weight_decay", "checkpoint_minutes"
+COUNTS = "num_envs", "num_actions", "hidden_size", "batch_size", "buffer_size"
+SHARES = "gamma", "q_lambda", "target_rate", "priority", "min_epsilon"
+RANGES = dict.fromkeys((*COUNTS, "lr_half_life"), (1, 1e12))
+RANGES |= dict.fromkeys((*SHARES, "sticky_prob"), (0, 1))
+RANGES |= {"prefixes": (1, 1e12)}
+DEFAULTS = {  # where they are not those above
+    "coupling": {"total_steps": 8_000, "kl_coef": 4e-4},
+    "distracting-bus": {"total_steps": 1_000_000},
+    "cooking": {
+        "total_steps": 2_500_000, "lr_half_life": 1e12, "weight_decay": 0.1,
+    },
+    "sign-nav": {
+        "total_steps": 1_000_000,
+        "gamma": 0.97, "q_lambda": 0.7, "cut_traces": False, "batch_size": 32,
+        "updates_per_round": 16, "buffer_size": 7_000, "sticky_prob": 0.7,
+    },
+}  # fmt: skip
 
 
-# --- shared: recurrent Q-learning on replayed episodes ----------------------
-class Features(nn.Module):
-    """What is sensed (R, ...), for the memory and for Q, each (R, hidden)."""
-
-    def __init__(self, space, hidden):
-        super().__init__()
-        if len(space.shape) == 3:  # frames (R, 60, 80, 3)
-            self.net = nn.Sequential(
-                nn.Conv2d(3, 16, 8, 4), nn.ReLU(),  # (R, 16, 14, 19)
-                nn.Conv2d(16, 32, 4, 2), nn.ReLU(),  # (R, 32, 6, 8)
-                nn.Flatten(), nn.Linear(32 * 6 * 8, hidden), nn.ReLU(),
-            )
-        else:  # tokens (R, fields), each with its own rows of the embedding
-            self.net = nn.EmbeddingBag(space.nvec.sum(), hidden, mode="sum")
-            first = torch.tensor([0, *space.nvec[:-1]]).cumsum(0)
-            self.register_buffer("first", first)
-
-    def forward(self, x):
-        if x.dtype == torch.uint8:
-            s = self.net((x.permute(0, 3, 1, 2) - 127.5).div_(255))
-            return s, s
-        # Sums generalise to new combinations, but are to be low beside z. Waves
-        # of variance 1 tell any two cells apart, neighbours or not.
-        sums = self.net(x + self.first)
-        return 1.4 * (2 * sums).sin(), 0.2 * sums
+# --- 2. Networks --------------------------------------------------------------
+def mlp(*sizes):
+    """Linear layers with ReLU between them."""
+    layers = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 class Memory(nn.Module):
-    """Recurrent over transitions (s, a, s')."""
+    """What an agent knows at a step: an LSTM over (s_0, a_0, s_1, ... s_t)."""
 
-    carried = False  # whether the state goes on from the end, not from padding
-
-    def __init__(self, spaces, num_actions, hidden):
+    def __init__(self, task, hidden):
         super().__init__()
-        self.features = Features(spaces["observation"], hidden)
-        self.before = nn.Embedding(num_actions + 1, hidden)
-        self.lstm = nn.LSTM(hidden, hidden)
-        tokens = max(spaces["instruction"].nvec)
-        # A reward that is shown means something only with its instruction.
-        self.paid = nn.Parameter(torch.zeros(tokens, hidden))
+        space = task.single_observation_space
+        if len(space["observation"].shape) == 3:
+            self.encoder = nn.Sequential(  # frames (R, 3, 60, 80)
+                nn.Conv2d(3, 16, 8, stride=4), nn.ReLU(),  # (R, 16, 14, 19)
+                nn.Conv2d(16, 32, 4, stride=2), nn.ReLU(),  # (R, 32, 6, 8)
+                nn.Flatten(), nn.Linear(32 * 6 * 8, hidden), nn.ReLU(),
+            )  # fmt: skip
+        else:  # tokens (R, F), each with rows of its own in one embedding
+            sizes = torch.as_tensor(space["observation"].nvec)
+            self.encoder = nn.EmbeddingBag(sizes.sum(), hidden, mode="sum")
+            self.register_buffer("first_row", sizes.cumsum(0) - sizes)
+        self.none = len(task.actions)
+        self.action = nn.Embedding(self.none + 1, hidden)
+        # A reward means something only together with its instruction.
+        tokens = int(space["instruction"].nvec.max())
+        self.reward = nn.Embedding(tokens, hidden)
+        nn.init.zeros_(self.reward.weight)
+        self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
 
-    def forward(self, steps, length, state=(None, None)):
-        """What is known at the R steps t < length (B,), (R, 2 * hidden).
+    def encode(self, tau):
+        """s for the LSTM, and s for what reads its output, (B, T, hidden)."""
+        x = tau["observation"]
+        B, T = x.shape[:2]
+        x = x.flatten(0, 1)
+        if x.dtype == torch.uint8:
+            # Convolutions take most of the time: they leave out the padding.
+            length = tau.get("length", torch.full((B,), T))
+            rows = valid(length + 1, T).flatten().nonzero()[:, 0]
+            frames = x.index_select(0, rows).permute(0, 3, 1, 2)
+            s = self.encoder((frames - 127.5).div_(255))
+            s = s.new_zeros(B * T, s.shape[1]).index_copy(0, rows, s)
+            return s.view(B, T, -1), s.view(B, T, -1)
+        s = self.encoder(x + self.first_row).view(B, T, -1)
+        # Not in the paper: random Fourier features (Tancik et al., 2020) tell
+        # any two cells apart, plain sums generalise to new combinations.
+        return 1.4 * (2 * s).sin(), 0.2 * s
 
-        Also which steps these are, (t, b), each (R,), and the state.
-        """
-        T, B = int(length.max()), len(length)
-        before = steps["before"].T[:T]  # (T, B)
-        t, b = (torch.arange(T)[:, None] < length).nonzero().T.to(before.device)
-        seen = steps["observation"]  # (B, T or more, ...)
-        rows = b * seen.shape[1] + t
-        s, now = self.features(seen.flatten(0, 1).index_select(0, rows))
-        s = pad(s, (t, b), T, B)
-        lstm, last = state
-        last = torch.zeros_like(s[:1]) if last is None else last
-        # The product of s and s': where a bus has led to is a fact of both.
-        x = s + s * torch.cat([last, s[:-1]]) + self.before(before)
-        paid = steps["paid"].T[:T, :, None]
-        x = x + paid * self.paid[steps["instruction"]].sum(1)
-        if self.carried:
-            x = pack_padded_sequence(x, length, enforce_sorted=False)
-        x, lstm = self.lstm(x, lstm)
-        if self.carried:
-            x, _ = pad_packed_sequence(x)
-        return torch.cat([x[t, b], now], 1), (t, b), (lstm, s[-1:])
+    def forward(self, tau, state=None):
+        """What is known at each step (B, T, 2 * hidden), and the state."""
+        s, s_now = self.encode(tau)
+        begins = tau["prev_action"] == self.none
+        h, c, prev_s = state or s.new_zeros(3, 1, *s[:, 0].shape)
+        prev_s = torch.cat([prev_s.transpose(0, 1), s[:, :-1]], 1)
+        prev_s = prev_s * ~begins[..., None]
+        # Not in the paper: the product. Where a bus went is a fact of both.
+        x = s + s * prev_s + self.action(tau["prev_action"])
+        meaning = self.reward(tau["instruction"]).sum(2)
+        x = x + tau["prev_reward"][..., None] * meaning  # (B, T, hidden)
+        y, (h, c) = self.lstm(x, (h, c))
+        return torch.cat([y, s_now], 2), (h, c, s[:, -1:].transpose(0, 1))
 
 
-def pad(rows, at, T, B):
-    """Zeros (T, B, ...), but for these rows (R, ...) at (t, b), each (R,)."""
-    return rows.new_zeros(T, B, *rows.shape[1:]).index_put(at, rows)
+class QHead(nn.Module):
+    """Dueling Q-values of what is known, x, under an instruction."""
 
-
-class QNetwork(nn.Module):
-    """Recurrent dueling Q(tau_:t, i, z, .); no z where z_size is 0."""
-
-    def __init__(self, spaces, num_actions, hidden, z_size):
+    def __init__(self, x_size, task, hidden):
         super().__init__()
-        self.memory = Memory(spaces, num_actions, hidden)
-        tokens = spaces["instruction"].nvec
-        self.instruction = nn.Embedding(max(tokens), hidden)
-        nn.init.normal_(self.instruction.weight, std=0.2)  # lest z drown
-        self.attention = nn.Linear(2 * hidden, len(tokens))
+        sizes = task.single_observation_space["instruction"].nvec
+        self.instruction = nn.Embedding(int(sizes.max()), hidden)
+        # Small, so that z is not lost beside it
+        nn.init.normal_(self.instruction.weight, std=0.2)
+        self.attention = nn.Linear(x_size, len(sizes))
+        layers = 2 * hidden, 2 * hidden
+        self.value = mlp(x_size + len(sizes) * hidden, *layers, 1)
+        self.advantage = mlp(x_size + hidden, *layers, len(task.actions))
 
-        def stream(tokens, out):
-            return nn.Sequential(
-                nn.Linear((2 + tokens) * hidden + z_size, 2 * hidden),
-                nn.ReLU(), nn.Linear(2 * hidden, 2 * hidden),
-                nn.ReLU(), nn.Linear(2 * hidden, out),
-            )
-
-        self.value = stream(len(tokens), 1)
-        self.advantage = stream(1, num_actions)
-
-    def forward(self, steps, length, z, state=(None, None)):
-        """Q (T, B, A), 0 from t = length (B,) on, given z (B, Z); the state."""
-        x, (t, b), state = self.memory(steps, length, state)
-        tokens, z = self.instruction(steps["instruction"])[b], z[b]
-        # What to do next hangs on one token, which the past tells (5: sharply);
-        # the value of doing it on all.
-        weight = (5 * self.attention(x)).softmax(1)[..., None]
-        token = (weight * tokens).sum(1)
-        v = self.value(torch.cat([x, tokens.flatten(1), z], 1))
-        a = self.advantage(torch.cat([x, token, z], 1))
-        q = v + a - a.mean(1, keepdim=True)
-        return pad(q, (t, b), *steps["before"].T.shape), state
+    def forward(self, x, instruction):
+        """x (B, T, X), instruction (B, T, I) -> Q (B, T, A)."""
+        tokens = self.instruction(instruction)  # (B, T, I, hidden)
+        # Not in the paper: what to do next depends on one of the tokens, which
+        # the past tells; what that is worth depends on all.
+        weight = (5 * self.attention(x)).softmax(2)  # (B, T, I)
+        token = (weight[..., None] * tokens).sum(2)
+        value = self.value(torch.cat([x, tokens.flatten(2)], 2))
+        advantage = self.advantage(torch.cat([x, token], 2))
+        return value + advantage - advantage.mean(2, keepdim=True)
 
 
-def td_loss(q, target_q, steps, reward, gamma, args):
-    """Squared errors of double Q-learning with Watkins's or Peng's Q(lambda).
+class Decoder(nn.Module):
+    """Predicts the next observation and the reward of a transition by m."""
 
-    Q (T + 1, B, A), replayed steps, reward (T, B); both 0 from the end on.
-    Returns the loss of each trial, and what its start has proved worth, (B,).
-    """
-    action, best = steps["before"][:, 1:].T, q.argmax(2)
-    with torch.no_grad():
-        value = target_q.gather(2, best[..., None])[..., 0]
-        # What follows an action that is not greedy is no news of greedy play.
-        trace = args.lam * torch.where(action == best[:-1], 1.0, args.peng)
-        # G_t = r_t + gamma ((1 - l_t+1) v_t+1 + l_t+1 G_t+1)
-        returns, after = torch.zeros_like(reward), value[-1]
-        for t in reversed(range(len(reward))):
-            returns[t] = reward[t] + gamma * after
-            after = torch.lerp(value[t], returns[t], trace[t])
-    q = q[:-1].gather(2, action[..., None])[..., 0]
-    return ((q - returns) ** 2).sum(0) / steps["length"].float().mean(), after
+    def __init__(self, task, hidden):
+        super().__init__()
+        space = task.single_observation_space
+        self.sizes = [3 * 6 * 8]  # of a frame: its blocks of 10 x 10 pixels
+        if len(space["observation"].shape) == 1:
+            self.sizes = space["observation"].nvec.tolist()
+        none = torch.as_tensor(space["instruction"].nvec) - 1
+        self.register_buffer("none", none)
+        self.action = nn.Embedding(len(task.actions), hidden)
+        self.instruction = nn.Embedding(int(none.max()) + 1, hidden)
+        inputs, M = 2 * hidden, hidden // 2
+        self.next = mlp(M + inputs, 2 * hidden, sum(self.sizes))
+        inputs += (1 + len(none)) * hidden
+        self.reward = mlp(M + inputs, 2 * hidden, 1)
 
-
-def rollout(task, options, policy, z, epsilon, rng, args, shown, state=None):
-    """An epsilon-greedy episode in each of N copies, and its last info.
-
-    Steps {name: (N, ...)}, padded: observation, the action before it ("none"
-    first), what that has paid, if rewards are shown, and what the task renders,
-    if it does (T + 1 of each); reward (T); instruction; length (on the CPU).
-    """
-    N, T, A = task.num_envs, task.max_steps, int(task.single_action_space.n)
-    to = functools.partial(torch.as_tensor, device=z.device)
-    batch, info = task.reset(options=options)
-    seen, i = batch["observation"], to(batch["instruction"])
-    observation = np.zeros((N, T + 1, *seen.shape[1:]), seen.dtype)
-    before, reward = np.zeros((N, T + 1), int), np.zeros((N, T), np.float32)
-    paid, state = np.zeros((N, T + 1), np.float32), state or (None, None)
-    length, done, frames = torch.zeros(N, dtype=int), np.zeros(N, bool), []
-    before[:, 0], ends, random = A, task.actions[-1] == "end", 0
-    for t in range(T + 1):
-        observation[:, t] = batch["observation"]
-        if task.render_mode:
-            frames.append(task.render())
-        if t == T or done.all():
-            break
-        now = {"observation": to(observation[:, t, None]), "instruction": i}
-        now |= {"before": to(before[:, t, None]), "paid": to(paid[:, t, None])}
-        with torch.no_grad():
-            q, state = policy(now, torch.ones_like(length), z, state)
-        # An "end" drawn at random is drawn again, lest all episodes be short.
-        new, again = rng.integers(A, size=(2, N))
-        new = np.where(ends & (new == A - 1), again, new)
-        repeats = (t > 0) & (rng.random(N) < args.sticky)
-        random = np.where(repeats, random, new)
-        greedy = q[0].argmax(1).cpu().numpy()
-        action = np.where(rng.random(N) < epsilon, random, greedy)
-        length += torch.as_tensor(~done)
-        batch, reward[:, t], done, _, info = task.step(action)
-        before[:, t + 1], paid[:, t + 1] = action, shown * reward[:, t]
-    steps = {"observation": observation, "before": before, "paid": paid}
-    if frames:
-        steps["frames"] = np.stack(frames, 1)  # (N, up to T + 1, H, W, 3)
-    steps = {name: to(x) for name, x in (steps | {"reward": reward}).items()}
-    return steps | {"instruction": i, "length": length}, info
+    def forward(self, m, s, action, s_next, instruction):
+        """R transitions, m (R, K, M) -> what is next (R, K, outputs), and its
+        reward (R, K)."""
+        x = torch.cat([s, self.action(action)], 1)
+        x = torch.cat([m, x[:, None].expand(-1, m.shape[1], -1)], 2)
+        more = torch.cat([s_next, self.instruction(instruction).flatten(1)], 1)
+        more = more[:, None].expand(-1, m.shape[1], -1)
+        return self.next(x), self.reward(torch.cat([x, more], 2))[..., 0]
 
 
-def store(replay, episodes, slots, capacity):
-    """Put episodes {name: (N, ...)} into these slots (N,) of the replay."""
-    for name, new in episodes.items():
-        if name not in replay:
-            replay[name] = new.new_empty(capacity, *new.shape[1:])
-        replay[name][slots] = new
+class Agent(nn.Module):
+    """A Q(s_t, i, q(m | tau_:t), a), where tau is the whole trial so far."""
+
+    def __init__(self, task, args):
+        super().__init__()
+        hidden = args.q_learning.hidden_size
+        self.memory = Memory(task, hidden)
+        M = hidden // 2
+        self.posterior = nn.Linear(2 * hidden, 2 * M)
+        self.decoder = Decoder(task, hidden)
+        self.eyes = Memory(task, hidden)  # of which it only uses `encode`
+        self.known = nn.Linear(2 * M + hidden, hidden)
+        self.head = QHead(2 * hidden, task, hidden)
+
+    def believe(self, tau, state=None):
+        """Mean and log variance of q(m | tau_:t), (B, T, 2 M); the state."""
+        x, state = self.memory(tau, state)
+        return self.posterior(x), state
+
+    def q(self, tau, belief):
+        """Q (B, T, A) at each step; its loss does not teach the belief."""
+        s, s_now = self.eyes.encode(tau)
+        known = self.known(torch.cat([belief.detach(), s], 2)).tanh()
+        return self.head(torch.cat([known, s_now], 2), tau["instruction"])
+
+    def forward(self, tau, state=None, carried=None):
+        """Q (B, T, A) at each step, and the state. Where an episode begins,
+        there is none: the memory goes on from that of the episode before."""
+        belief, state = self.believe(tau, state or carried)
+        return self.q(tau, belief), state
 
 
-def sample(replay, batch):
-    """These episodes (B,) of the replay."""
-    to = {name: batch.to(x.device) for name, x in replay.items()}
-    return {name: x.index_select(0, to[name]) for name, x in replay.items()}
+# --- 3. The method ------------------------------------------------------------
+# In problem mu, explore, then execute instructions, with one belief of it all.
+# Execution is paid by the task, exploration only by what execution, having seen
+# it, is then worth. The belief is learned by predicting the trial, its past and
+# its future, from the posteriors of some steps. B trials are learned from, N
+# played at once.
+READ = "observation", "instruction", "prev_action", "prev_reward"
 
 
-# --- end of shared ----------------------------------------------------------
-def mlp(inputs, outputs, hidden):
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+def join(tau_exp, tau_exec):
+    """Both episodes of B trials as one (B, L, ...), without the padding between
+    them. Its length is that of both, and the step from one to the other."""
+    B, T = tau_exp["reward"].shape
+    length = tau_exp["length"] + 1 + tau_exec["length"]
+    begins = tau_exp["length"][:, None] + 1  # the execution, (B, 1)
+    t = torch.arange(length.max() + 1)  # (L,)
+    rows = torch.where(t < begins, t, t - begins + T + 1).clamp(max=2 * T + 1)
+    rows += (2 * T + 2) * torch.arange(B)[:, None]  # (B, L)
+    tau = {"length": length}
+    for name in READ:
+        both = torch.cat([tau_exp[name], tau_exec[name]], 1).flatten(0, 1)
+        tau[name] = both.index_select(0, rows.flatten()).unflatten(
+            0, rows.shape
+        )
+    return tau
+
+
+def split(x, tau_exp):
+    """x (B, L, ...) at each step of a joined trial -> that of its exploration
+    and that of its execution, (B, T + 1, ...); anything on padding."""
+    B, T = tau_exp["reward"].shape
+    t_exp = torch.arange(T + 1).expand(B, -1)
+    t_exec = t_exp + tau_exp["length"][:, None] + 1
+    b, last = torch.arange(B)[:, None], x.shape[1] - 1
+    return x[b, t_exp.clamp(max=last)], x[b, t_exec.clamp(max=last)]
+
+
+def lambda_returns(reward, value, trace, gamma):
+    """Targets of Q-learning, G_t = r_t + gamma (v_t+1 + trace_t+1 (G_t+1 -
+    v_t+1)), (B, T). On padding, reward and value are 0, and so is G."""
+    returns, after = torch.zeros_like(reward), torch.zeros_like(reward[:, 0])
+    for t in reversed(range(reward.shape[1])):
+        returns[:, t] = reward[:, t] + gamma * after
+        after = torch.lerp(value[:, t], returns[:, t], trace[:, t])
+    return returns
+
+
+def worth_of_start(q, target_q, tau, args):
+    """What the start of execution has proved worth, (B,): the mixture of its
+    value and its return that td_loss would have a step before it lead to."""
+    greedy, action = q[:, :-1].argmax(2), tau["prev_action"][:, 1:]
+    value = target_q[:, :-1].gather(2, greedy[..., None])[..., 0]
+    value = value * valid(tau["length"], value.shape[1])
+    keep = (action == greedy) | (not args.q_learning.cut_traces)
+    trace = args.q_learning.q_lambda * keep
+    gamma = args.q_learning.gamma
+    returns = lambda_returns(tau["reward"], value, trace, gamma)
+    return torch.lerp(value[:, 0], returns[:, 0], trace[:, 0])
+
+
+def q_losses(q, target_q, tau_exp, tau_exec, args):
+    """The losses {name: (B,)} of both episodes, from Q (B, L, A)."""
+    q_exp, q_exec = split(q, tau_exp)
+    target_exp, target_exec = split(target_q, tau_exp)
+    reward, gamma = tau_exec["reward"], args.q_learning.gamma
+    loss = {}
+    loss["execution"] = td_loss(
+        q_exec, target_exec, tau_exec, reward, gamma, args
     )
 
-
-class Belief(nn.Module):
-    """q(m | tau_:t), in place of the policy's memory, and its decoders.
-
-    It keeps what it believed at each step, (T + 1, B, hidden), for the ELBO.
-    """
-
-    def __init__(self, spaces, num_actions, hidden):
-        super().__init__()
-        self.encoder, self.kept = Memory(spaces, num_actions, hidden), []
-        self.posterior = nn.Linear(2 * hidden, hidden)  # mean, log variance
-        self.features = Features(spaces["observation"], hidden)
-        self.known = nn.Linear(2 * hidden, hidden)
-        self.action = nn.Embedding(num_actions, hidden)
-        tokens = spaces["instruction"].nvec
-        self.instruction = nn.Embedding(max(tokens), hidden)
-        self.nvec = getattr(spaces["observation"], "nvec", None)
-        outputs = 3 * 6 * 8 if self.nvec is None else self.nvec.sum()
-        self.next = mlp(hidden // 2 + 2 * hidden, outputs, 2 * hidden)
-        inputs = hidden // 2 + (3 + len(tokens)) * hidden
-        self.reward = mlp(inputs, 1, 2 * hidden)
-
-    def forward(self, steps, length, state):
-        x, (t, b), state = self.encoder(steps, length, state)
-        belief = self.posterior(x)  # mean, log variance
-        if torch.is_grad_enabled():
-            self.kept.append(pad(belief, (t, b), *steps["before"].T.shape))
-        # s as the other methods have it: waves with the past, and sums
-        s, now = self.features(steps["observation"][b, t])
-        known = self.known(torch.cat([belief.detach(), s], 1)).tanh()
-        return torch.cat([known, now], 1), (t, b), state
-
-    def unlikely(self, observed, predicted):
-        """-log p(observed), (K, R), up to a constant; observed (R, ...)."""
-        if self.nvec is None:  # blocks of 10 x 10 pixels
-            frames = observed.permute(0, 3, 1, 2).float()
-            blocks = nn.functional.avg_pool2d(frames, 10).flatten(1) / 255
-            return ((predicted - blocks) ** 2).sum(2)
-        logits = predicted.split([*self.nvec], 2)
-        log_p = [x.log_softmax(2) for x in logits]
-        fields = zip(log_p, observed.T)
-        return -sum(x[:, range(len(x[0])), token] for x, token in fields)
-
-    def decode(self, m, steps, rewarded):
-        """-log p of the transitions of an episode, (B,), given m (K, B, M)."""
-        length, observation = steps["length"], steps["observation"]
-        T, B = steps["before"].T.shape
-        each, to = torch.arange(T)[:, None], observation.device
-        t, b = (each <= length).nonzero().T.to(to)
-        s = pad(self.encoder.features(observation[b, t])[0], (t, b), T, B)
-        t, b = (each < length).nonzero().T.to(to)  # R transitions
-        action = self.action(steps["before"][b, t + 1])
-        known = torch.cat([s[t, b], action], 1).expand(len(m), -1, -1)
-        predicted = self.next(torch.cat([m[:, b], known], 2))
-        error = self.unlikely(observation[b, t + 1], predicted)
-        if rewarded:
-            i = self.instruction(steps["instruction"]).flatten(1)[b]
-            more = torch.cat([s[t + 1, b], i], 1).expand(len(m), -1, -1)
-            predicted = self.reward(torch.cat([m[:, b], known, more], 2))
-            error = error + (predicted[..., 0] - steps["reward"][b, t]) ** 2
-        return error.new_zeros(len(length)).index_add(0, b, error.mean(0))
+    # Exploration earns, with its last action, what execution is then worth; no
+    # discount on the way there, which would reward cutting it short.
+    length, T = tau_exp["length"], reward.shape[1]
+    with torch.no_grad():
+        start = worth_of_start(q_exec, target_exec, tau_exec, args)
+    reward = start[:, None] * (torch.arange(T) == length[:, None] - 1)
+    if args.task.setting == "online":  # the exploration counts, too
+        reward = reward + tau_exp["reward"]
+    loss["exploration"] = td_loss(q_exp, target_exp, tau_exp, reward, 1.0, args)
+    return loss
 
 
 def divergence(new, old):
@@ -374,412 +368,402 @@ def divergence(new, old):
     return 0.5 * (old_log_var - log_var + ratio - 1).sum(-1)
 
 
-class Agent(nn.Module):
-    """Q(s, i, q(m | tau_:t), .), where tau is the whole trial so far."""
-
-    def __init__(self, task, args):
-        super().__init__()
-        spaces = task.single_observation_space.spaces
-        sizes = spaces, int(task.single_action_space.n), args.hidden
-        self.policy = QNetwork(*sizes, z_size=0)
-        self.policy.memory = Belief(*sizes)
-
-    def forward(self, steps, length, state=(None, None)):
-        """Q (T, B, A), 0 from t = length (B,) on, and the state."""
-        no_z = self.policy.attention.weight.new_zeros(len(length), 0)
-        return self.policy(steps, length, no_z, state)
+def surprise(observation, predicted, sizes):
+    """-log p(observation) (R, K), but for a constant, of observations (R, ...)
+    by predicted logits of tokens, or means of blocks of pixels, (R, K, X)."""
+    if observation.dtype == torch.uint8:
+        frames = observation.permute(0, 3, 1, 2).float()
+        blocks = nn.functional.avg_pool2d(frames, 10).flatten(1) / 255
+        return ((predicted - blocks[:, None]) ** 2).sum(2)
+    log_p = [x.log_softmax(2) for x in predicted.split(sizes, 2)]
+    row = torch.arange(len(observation))
+    return -sum(x[row, :, i] for x, i in zip(log_p, observation.T))
 
 
-def losses(agent, target, exp, exe, args):
-    """{name: (B,)} of what a batch of replayed trials teaches."""
-    belief, length = agent.policy.memory, exp["length"]
-    belief.kept.clear()
-    loss = q_losses(agent, target, exp, exe, args)
-    explored, executed = belief.kept
-    steps = torch.arange(len(explored))[:, None]
-    seen = torch.cat([steps <= length, steps < exe["length"]])
-    seen, each = seen.to(explored.device), torch.arange(len(length))
+def decoding_error(agent, m, tau):
+    """-log p(tau | m) of an episode, (B,), but for a constant: the mean over K
+    latents m (B, K, M). There are rewards where there is an instruction."""
+    B, T = tau["reward"].shape
+    b, t = valid(tau["length"], T).nonzero(as_tuple=True)  # R transitions
+    s, action = agent.memory.encode(tau)[0], tau["prev_action"][b, t + 1]
+    instruction, decoder = tau["instruction"][b, t], agent.decoder
+    predicted, reward = decoder(m[b], s[b, t], action, s[b, t + 1], instruction)
+    error = surprise(tau["observation"][b, t + 1], predicted, decoder.sizes)
+    paid = (instruction != decoder.none).any(1)
+    error = error + (reward - tau["reward"][b, t, None]) ** 2 * paid[:, None]
+    return error.new_zeros(B).index_add(0, b, error.mean(1))
+
+
+def losses(agent, target, tau_exp, tau_exec, args):
+    """What B replayed trials teach, {name: (B,)}."""
+    tau = join(tau_exp, tau_exec)
+    belief, _ = agent.believe(tau)  # (B, L, 2 M)
+    q = agent.q(tau, belief)
+    with torch.no_grad():
+        target_q, _ = target(tau)
+    loss = q_losses(q, target_q, tau_exp, tau_exec, args)
 
     # Each posterior against the one before, the first against Normal(0, I)
-    posterior = torch.cat([explored, executed])  # (2 T + 2, B, hidden)
-    first, last = torch.zeros_like(explored[:1]), explored[length, each][None]
-    old = torch.cat([first, explored[:-1], last, executed[:-1]])
-    kl = (divergence(posterior, old) * seen).sum(0) / seen.sum(0)
+    B, L = belief.shape[:2]
+    seen = valid(tau["length"], L)
+    old = torch.cat([torch.zeros_like(belief[:, :1]), belief[:, :-1]], 1)
+    kl = (divergence(belief, old) * seen).sum(1) / seen.sum(1)
 
     # From some of the posteriors, the whole trial: its past and its future
-    t = seen.T.float().multinomial(args.prefixes, replacement=True).T  # (K, B)
-    mean, log_var = posterior[t, each].chunk(2, 2)
-    m = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
-    error = belief.decode(m, exp, args.exploration_rewards)
-    error = error + belief.decode(m, exe, True)
-    mean_length = (length + exe["length"]).float().mean()
-    loss["elbo"] = (error + args.kl * kl) / mean_length
+    t = seen.float().multinomial(args.varibad.prefixes, replacement=True)
+    mean, log_var = belief[torch.arange(B)[:, None], t].chunk(2, 2)
+    m = mean + (0.5 * log_var).exp() * torch.randn_like(mean)  # (B, K, M)
+    error = sum(decoding_error(agent, m, tau) for tau in (tau_exp, tau_exec))
+    mean_length = (tau_exp["length"] + tau_exec["length"]).float().mean()
+    loss["elbo"] = (error + args.varibad.kl_coef * kl) / mean_length
     return loss
 
 
-# --- shared: meta-testing, command line and run directory -------------------
-METHOD = Path(__file__).stem.strip("_")
-VERSION = 1  # of what is saved
-MAY_CHANGE = "commit", "total_steps", "run_dir", "overwrite", "resume", "eval"
-MAY_CHANGE += ("checkpoint_minutes",)
+def remember(memory, tau, state):
+    """The state after each copy's own last observation, from that before."""
+    for t in range(tau["length"].max() + 1):
+        _, new = memory({name: tau[name][:, t : t + 1] for name in READ}, state)
+        goes_on = t <= tau["length"][:, None]  # (N, 1)
+        state = [
+            torch.where(goes_on, x, old) for x, old in zip(new, state or new)
+        ]
+    return state
 
 
-def stop(message):
-    """Bad input: one line, status 2."""
-    tqdm.write(f"error: {message}".splitlines()[0], sys.stderr)
-    sys.exit(2)
+@torch.no_grad()
+def trial(agent, args, task, mu, instructions, epsilons):
+    """Play N trials in problems mu (N,): one exploration, then an execution for
+    each of instructions[1:], (N,) each. What is None is drawn by the task.
+    epsilons are the shares of random actions in exploration and in execution.
+    Returns tau_exp, [tau_exec, ...], and the last info of each episode."""
+    start = task.explore(mu, instructions[0])
+    tau_exp, info = act(agent, task, start, epsilons[0], args)
+    tau_execs, infos, tau, carried = [], [info], tau_exp, None
+    for instruction in instructions[1:]:
+        start = task.execute(instruction)
+        carried = remember(agent.memory, tau, carried)
+        policy = functools.partial(agent, carried=carried)
+        tau, info = act(policy, task, start, epsilons[1], args)
+        tau_execs.append(tau)
+        infos.append(info)
+    return tau_exp, tau_execs, infos
+
+
+# --- 4. Q-learning ------------------------------------------------------------
+def valid(length, T):
+    """Whether t < length (B,), for t = 0 ... T - 1: (B, T)."""
+    return torch.arange(T) < length[:, None]
+
+
+def at_end(x, length):
+    """x_t of each row of x (B, T, ...) at t = length (B,)."""
+    return x[torch.arange(len(x)), length]
+
+
+def act(policy, task, start, epsilon, args):
+    """An epsilon-greedy episode tau in each of N copies, and its last info.
+
+    `start` is what task.explore or task.execute has returned. tau has T + 1
+    observation, prev_action, prev_reward, T reward, instruction and length."""
+    batch, info = start
+    N, T, A = task.num_envs, task.max_steps, len(task.actions)
+    batch = {name: torch.as_tensor(x) for name, x in batch.items()}
+    tau = {
+        "observation": batch["observation"][:, None].repeat_interleave(
+            T + 1, 1
+        ),
+        "instruction": batch["instruction"][:, None].repeat_interleave(
+            T + 1, 1
+        ),
+        "prev_action": torch.full((N, T + 1), A),  # A: none
+        "prev_reward": torch.zeros(N, T + 1),
+    }
+    reward, state, random = torch.zeros(N, T), None, None
+    for t in range(T):
+        step = {name: x[:, t : t + 1] for name, x in tau.items()}
+        q, state = policy(step, state=state)
+        # Not in the paper: a random `end` is drawn again, lest episodes be
+        # short; sticky random actions lead farther.
+        new, again = torch.randint(A, (2, N))
+        if task.actions[-1] == "end":
+            new = torch.where(new == A - 1, again, new)
+        sticks = torch.rand(N) < args.q_learning.sticky_prob
+        random = new if t == 0 else torch.where(sticks, random, new)
+        greedy = q[:, 0].argmax(1)
+        action = torch.where(torch.rand(N) < epsilon, random, greedy)
+        batch, paid, done, _, info = task.step(action.cpu().numpy())
+        reward[:, t] = torch.as_tensor(paid)
+        tau["prev_action"][:, t + 1] = action
+        tau["prev_reward"][:, t + 1] = torch.as_tensor(batch["reward"])
+        tau["observation"][:, t + 1] = torch.as_tensor(batch["observation"])
+        if done.all():
+            break
+    return tau | {"reward": reward, "length": torch.tensor(info["steps"])}, info
+
+
+def td_loss(q, target_q, tau, reward, gamma, args):
+    """Squared errors of double Q-learning, summed over each episode, (B,), from
+    Q (B, T + 1, A) and reward (B, T). The mean of all is that over all steps.
+    """
+    action = tau["prev_action"][:, 1:]
+    counts = valid(tau["length"], action.shape[1])
+    q, target_q = q[:, :-1], target_q[:, :-1]
+    with torch.no_grad():
+        greedy = q.argmax(2)
+        value = target_q.gather(2, greedy[..., None])[..., 0] * counts
+        # Not in the paper: Q(lambda). What follows a non-greedy action is not
+        # what greedy play is worth: Watkins cuts it off, Peng does not.
+        keep = (action == greedy) | (not args.q_learning.cut_traces)
+        trace = args.q_learning.q_lambda * keep
+        returns = lambda_returns(reward, value, trace, gamma)
+    q = q.gather(2, action[..., None])[..., 0]
+    error = (q - returns) ** 2 * counts
+    return error.sum(1) / tau["length"].float().mean()
+
+
+def q_loss(policy, target, tau, reward, args, z=None):
+    """td_loss (B,) of a policy; target is its running average."""
+    q, _ = policy(tau, z)
+    with torch.no_grad():
+        target_q, _ = target(tau, z)
+    return td_loss(q, target_q, tau, reward, args.q_learning.gamma, args)
+
+
+class ReplayBuffer:
+    """The latest trials. Not in the paper: they are drawn in proportion to
+    |TD error| ** priority (Schaul et al., 2016)."""
+
+    def __init__(self, size):
+        self.size, self.added, self.taus = size, 0, ({}, {})
+        self.priority = torch.ones(size)
+
+    def add(self, *taus):
+        """The episodes {name: (N, ...)} of N trials."""
+        N = len(taus[0]["length"])
+        slots = torch.arange(self.added, self.added + N) % self.size
+        for stored, tau in zip(self.taus, taus):
+            for name, x in tau.items():
+                if name not in stored:
+                    stored[name] = x.new_zeros(self.size, *x.shape[1:])
+                stored[name][slots] = x
+        self.priority[slots] = self.priority.max()
+        self.added += N
+
+    def sample(self, B):
+        """The slots of B trials (B,), and copies of their episodes."""
+        slots = self.priority[: self.added].multinomial(B, replacement=True)
+        taus = [
+            {name: x.index_select(0, slots) for name, x in tau.items()}
+            for tau in self.taus
+        ]
+        return slots, taus
+
+
+# --- 5. Training --------------------------------------------------------------
+def evaluate(agent, args, final=False):
+    """A row of progress.csv: the benchmark's columns."""
+
+    def play(task, mu, instructions):
+        return trial(agent, args, task, mu, instructions, (0, 0))[2]
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        K = args.run.executions
+        row = envs.meta_test(play, executions=K, final=final, **vars(args.task))
+    return row
+
+
+def save(path, content):
+    """A whole file or none: it is written beside, then renamed."""
+    part = path.with_name(path.name + ".part")
+    try:
+        if isinstance(content, str):
+            part.write_text(content)
+        else:
+            torch.save(content, part)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
+    part.replace(path)
+
+
+def load(path):
+    """What this method has saved there."""
+    try:
+        saved = torch.load(path, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if saved["config"]["method"] != METHOD:
+        raise ValueError(f"{path} is of {saved['config']['method']}")
+    return saved
+
+
+def load_agent(run_dir):
+    """The agent of a run, its arguments, and its last row of progress.csv."""
+    saved, args = load(Path(run_dir) / "agent.pt"), Args()
+    for name, group in vars(args).items():
+        vars(group).update(saved["config"][name])
+    agent = Agent(envs.make(**vars(args.task)), args)
+    agent.load_state_dict(saved["agent"])
+    return agent, args, saved["row"]
+
+
+def open_run(args):
+    """The run directory, config.json, and the checkpoint to go on from."""
+    run, task = args.run, args.task
+    name = task.env if task.num_actions == 8 else f"coupling-{task.num_actions}"
+    name += "" if task.setting == "imrl" else f"-{task.setting}"
+    path = run.run_dir or Path("runs", METHOD, name, str(run.seed))
+    config = json.dumps({"method": METHOD, **asdict(args)}, default=str)
+    config, saved = json.loads(config), None
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()):
+        if not (run.resume or run.overwrite):
+            raise ValueError(f"{path} is in use: --resume or --overwrite it")
+        if run.resume:
+            saved = load(path / "checkpoint.pt")
+            then = saved["config"]
+            then = then | {"run": then["run"]["seed"]}
+            if then != config | {"run": run.seed}:
+                raise ValueError(f"--resume: {path} has other options: {then}")
+    return path, config, saved
+
+
+def train(args):
+    """Train an agent; the last row of its progress.csv."""
+    run, q, n = args.run, args.q_learning, args.q_learning.num_envs
+    torch.manual_seed(run.seed)
+    task = envs.make(num_envs=n, **vars(args.task))
+    task.reset(seed=run.seed)
+    agent = Agent(task, args)
+    target = copy.deepcopy(agent).requires_grad_(False)  # its running average
+    groups = [{"params": agent.parameters(), "weight_decay": q.weight_decay}]
+    optimizer = torch.optim.AdamW(groups, q.learning_rate, fused=True)
+    decay = 0.5 ** (n / q.lr_half_life)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
+    # Not in the paper: each copy has its own epsilon, 1 down to the least.
+    epsilon = q.min_epsilon ** torch.linspace(0, 1, n)
+    buffer, rows, next_test = ReplayBuffer(q.buffer_size), [], 0
+    count = {"env_steps": 0, "seconds": 0.0, "trials": 0, "updates": 0}
+    names = "execution", "exploration", "elbo"
+    logged = {f"{name}_loss": math.nan for name in names}
+
+    path, config, saved = open_run(args)
+    parts = {"agent": agent, "target": target}
+    parts |= {"optimizer": optimizer, "scheduler": scheduler}
+    if saved:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        vars(buffer).update(saved["buffer"])
+        count, logged, rows, next_test, *random = saved["progress"]
+        torch.set_rng_state(random[0])
+        task.np_random.bit_generator.state = random[1]
+    next_save, total = 0.0, run.total_steps
+    bar = tqdm(total=total, initial=count["env_steps"], unit=" steps")
+    while True:
+        final = count["env_steps"] >= total
+
+        # SAVE
+        if run.checkpoint_minutes and (final or time.monotonic() > next_save):
+            state = {name: part.state_dict() for name, part in parts.items()}
+            random = torch.get_rng_state(), task.np_random.bit_generator.state
+            state["progress"] = count, logged, rows, next_test, *random
+            state |= {"config": config, "buffer": vars(buffer)}
+            save(path / "checkpoint.pt", state)
+            next_save = time.monotonic() + 60 * run.checkpoint_minutes
+
+        # EVALUATE
+        if final or count["env_steps"] >= next_test:
+            next_test = count["env_steps"] + run.eval_every
+            row = count | evaluate(target, args, final) | logged
+            rows = [*rows, row]
+            lines = [row.keys(), *(row.values() for row in rows)]
+            lines = [",".join(map(str, line)) for line in lines]
+            save(path / "progress.csv", "\n".join(lines) + "\n")
+            save(path / "config.json", json.dumps(config, indent=1))
+            state = {"config": config, "agent": target.state_dict(), "row": row}
+            save(path / "agent.pt", state)
+            bar.set_postfix(test_return=row["test_return"])
+        if final:
+            bar.close()
+            return row
+
+        # EXPLORE, EXECUTE
+        began = time.perf_counter()
+        epsilons = epsilon[torch.randperm(n)], epsilon
+        inputs = None, [None, None], epsilons
+        tau_exp, (tau_exec,), infos = trial(agent, args, task, *inputs)
+        buffer.add(tau_exp, tau_exec)
+        count["env_steps"] += sum(int(info["steps"].sum()) for info in infos)
+        count["trials"] += n
+
+        # UPDATE
+        for _ in range(q.updates_per_round):
+            slots, (tau_exp, tau_exec) = buffer.sample(q.batch_size)
+            loss = losses(agent, target, tau_exp, tau_exec, args)
+            optimizer.zero_grad()
+            sum(x.mean() for x in loss.values()).backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), 10.0)
+            optimizer.step()
+            for average, p in zip(target.parameters(), agent.parameters()):
+                average.lerp_(p.detach(), q.target_rate)
+            td_error = loss["execution"] + loss["exploration"]
+            td_error = (td_error.detach() + 1e-6).sqrt()
+            buffer.priority[slots] = td_error**q.priority
+            count["updates"] += 1
+        scheduler.step()
+        for name, x in loss.items():
+            logged[f"{name}_loss"] = x.mean().item()
+            if not math.isfinite(logged[f"{name}_loss"]):
+                raise FloatingPointError(
+                    f"the {name} loss is {logged}, {count}"
+                )
+        count["seconds"] += time.perf_counter() - began
+        bar.update(min(count["env_steps"], total) - bar.n)
 
 
 def parse():
     """The command line, over the defaults of its task."""
-    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    scan.add_argument("--env", choices=DEFAULTS, default=Args.env)
-    env = scan.parse_known_args()[0].env
-    return tyro.cli(Args, default=Args(env, **DEFAULTS[env]))
+    style = (tyro.conf.OmitArgPrefixes,)
+    words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
+    args = Args()
+    args.task.env = tyro.cli(Args, args=words, config=style).task.env
+    for name, value in DEFAULTS.get(args.task.env, {}).items():
+        for group in vars(args).values():
+            if hasattr(group, name):
+                setattr(group, name, value)
+    return tyro.cli(Args, default=args, config=style, description=__doc__)
 
 
-@functools.cache
-def make(args, num_envs, split, **kwargs):
-    """The task, vectorised; the same one when asked again."""
-    if args.env == "coupling":
-        kwargs["num_actions"] = args.num_actions
-    if args.show_id:
-        kwargs["show_id"] = True
-    kwargs |= {"num_envs": num_envs, "split": split}
-    task = gymnasium.make_vec(f"imrl/{args.env}-v0", **kwargs)
-    return envs.Standard(task) if args.setting == "standard" else task
+# What a user may get wrong, or a machine may lack: one line, status 2
+EXPECTED = OSError, ValueError, FloatingPointError, DependencyNotInstalled
 
 
-def instructions(pairs, K):
-    """K instructions for each (problem, instruction), the given one first."""
-    given = np.tile(pairs[:, 1], (K, 1))  # (K, P)
-    for problem in np.unique(pairs[:, 0]):
-        same = pairs[:, 0] == problem
-        given[:, same] = [np.roll(given[0, same], k) for k in range(K)]
-    return given
-
-
-def play(agent, args, pairs, final, by_id=False):
-    """Trials of these problems and instructions (P, 2), repeated where random.
-
-    Greedy; by_id: execution knows the id, and exploration is half random. The
-    exploration, the first execution, what was found, and returns (K, P).
-    """
-    if not make(args, 1, "test").exhaustive:  # of the 6 pairs, 504 or 102
-        pairs = np.tile(pairs, (84 if final else 17, 1))
-    copies = make(args, len(pairs), "test")
-    copies.reset(seed=0)
-    epsilons, rng = (0.5 if by_id else 0.0, 0.0), np.random.default_rng(0)
-    given = pairs[:, 0], instructions(pairs, args.execution_episodes)
-    by_id = np.full(len(pairs), by_id)
-    exp, exes, found = trial(agent, copies, *given, by_id, args, epsilons, rng)
-    paid = [exp["earned"]] if args.no_exploration else []
-    paid += [exe["reward"] for exe in exes]
-    return exp, exes[0], found, torch.stack(paid).double().sum(2)
-
-
-def meta_test(agent, args, final):
-    """A row of greedy test trials without the id, and both their episodes."""
-    task = make(args, 1, "test")
-    exp, exe, found, returns = play(agent, args, task.pairs(), final)
-    row = {"test_return": returns.mean()}
-    error = returns.mean(0).std(correction=0) / len(exe["length"]) ** 0.5
-    # Which instruction an exploration is paid for, is drawn.
-    drawn = args.exploration_rewards and args.setting == "imrl"
-    row["test_return_se"] = 0.0 if task.exhaustive and not drawn else error
-    if len(returns) > 1:
-        row |= {f"test_return_{k + 1}": x.mean() for k, x in enumerate(returns)}
-    row["optimal_return"] = task.optimal_return(*task.pairs().T).mean()
-    row["exploration_steps"] = exp["length"].double().mean()
-    row |= {name: value.mean() for name, value in found.items()}
-    for name, pairs in task.groups().items():
-        row[name] = play(agent, args, pairs, final)[3].mean()
-    return {name: float(x) for name, x in row.items()}, exp, exe
-
-
-def write(path, what):
-    """A whole file or none: written beside, then renamed."""
-    part = path.with_name(path.name + ".part")
+def main():
+    args, gpu = parse(), torch.cuda.is_available()
     try:
-        with part.open("wb") as file:
-            if path.suffix == ".pt":
-                torch.save(what, file)
-            elif path.suffix == ".npz":
-                np.savez_compressed(file, **what)
-            else:
-                file.write(what.encode())
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            part.unlink()
-        # What the disk has said, torch keeps behind words of its own.
-        stop(f"{path}: {error.__context__ or error}")
-
-
-def load(path, device=None):
-    """What this method has saved there."""
-    try:
-        saved = torch.load(path, device, weights_only=True)
-        form = [saved["config"][name] for name in ("method", "version")]
-    except Exception as error:  # of many kinds, where the file is not whole
-        stop(f"{path}: {type(error).__name__}: {error}")
-    if form != [METHOD, VERSION]:
-        stop(f"{path}: method and version {form}, not {[METHOD, VERSION]}")
-    return saved
-
-
-def load_args(args):
-    """The arguments, on the CPU, of a saved agent, and all that is saved."""
-    saved = load(args.eval / "agent.pt", "cpu")
-    config = {k: v for k, v in saved["config"].items() if hasattr(Args, k)}
-    then = Args(**config | {"device": "cpu"})
-    K = max(args.execution_episodes, then.execution_episodes)
-    then.execution_episodes = K
-    return then, saved
-
-
-def prefixed(exp, exe):
-    """Both episodes in one dictionary."""
-    exp = {"exp_" + name: x for name, x in exp.items()}
-    return exp | {"exe_" + name: x for name, x in exe.items()}
-
-
-def open_run(args):
-    """The run directory, the configuration, and the checkpoint to resume."""
-    run = args.run_dir or Path("runs", METHOD, args.env, str(args.seed))
-    git = f"git -C '{Path(__file__).resolve().parent}' rev-parse HEAD"
-    status, commit = subprocess.getstatusoutput(git)
-    config = {"method": METHOD, "version": VERSION}
-    config |= {"commit": None if status else commit, **vars(args)}
-    text = json.dumps(config, indent=1, default=str)
-    config, saved = json.loads(text), None
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        names = {path.name for path in run.iterdir()}
-        if args.resume and "checkpoint.pt" in names:
-            saved = load(run / "checkpoint.pt")
-            for name, value in saved["config"].items():
-                now = config.get(name)
-                if now != value and name not in MAY_CHANGE:
-                    stop(f"--resume: {run} has {name} {value}, not {now}")
-        elif args.resume and "agent.pt" in names:
-            stop(f"--resume: {run} has no checkpoint.pt")
-        elif names and not (args.overwrite or args.resume):
-            stop(f"{run} is not empty; --resume goes on, --overwrite replaces")
-        old = "progress.csv", "checkpoint.pt", "agent.pt"
-        for name in () if saved else (*old, "episodes.npz", "film.npz"):
-            (run / name).unlink(missing_ok=True)
-    except OSError as error:
-        stop(f"--run-dir: {run}: {error.strerror}")
-    write(run / "config.json", text + "\n")
-    return run, config, saved
-
-
-def say(args, row):
-    """The last line: the last row in words."""
-    words = (
+        if args.run.device == "cuda" and not gpu:
+            raise ValueError("--device cuda: PyTorch finds no GPU")
+        device = "cuda" if gpu and args.run.device != "cpu" else "cpu"
+        torch.set_default_device(device)
+        if args.run.eval:
+            agent, then, row = load_agent(args.run.eval)
+            then.run.executions = args.run.executions or then.run.executions
+            args = then
+            row |= evaluate(agent, args, final=True)
+        else:
+            row = train(args)
+    except EXPECTED as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    print(
         "{env}, seed {seed}: test return {test_return:.3f} (standard error "
         "{test_return_se:.3f}, optimum {optimal_return:.3f}), exploration of "
-        "{exploration_steps:.1f} steps, after {env_steps:,.0f} environment "
-        "steps and {seconds:,.0f} seconds of training"
+        "{exploration_steps:.1f} steps, after {env_steps:,} environment steps "
+        "and {seconds:,.0f} seconds of training".format(
+            **row, env=args.task.env, seed=args.run.seed
+        )
     )
-    row = {name: float(value) for name, value in row.items()}
-    print(words.format(**vars(args) | row))
 
 
-# --- end of shared ----------------------------------------------------------
-# --- shared: learning over the whole trial ----------------------------------
-Memory.carried = True  # from exploration to execution
-
-
-def q_losses(agent, target, exp, exe, args):
-    """TD losses {name: (B,)} of both episodes of replayed trials."""
-
-    def both(net):
-        """Q (T + 1, B, A) of both episodes; the memory is carried across."""
-        q_exp, (lstm, _) = net(exp, exp["length"] + 1)
-        q_exe, _ = net(exe, exe["length"], (lstm, None))
-        taken = torch.arange(len(q_exp))[:, None] < exp["length"]
-        return q_exp * taken.to(q_exp.device)[..., None], q_exe
-
-    q_exp, q_exe = both(agent)
-    with torch.no_grad():
-        target_exp, target_exe = both(target)
-    inputs = q_exe, target_exe, exe, exe["reward"].T, args.gamma, args
-    execution, start = td_loss(*inputs)
-
-    # Exploration earns, with its last action, what execution is then worth;
-    # no discount on the way, which would reward cutting it short.
-    last = torch.arange(1, len(q_exp))[:, None] == exp["length"]
-    reward = start * last.to(start.device)
-    if args.no_exploration:  # it earns as well
-        reward = reward + exp["reward"].T
-    inputs = q_exp, target_exp, exp, reward, 1.0, args
-    return {"execution": execution, "exploration": td_loss(*inputs)[0]}
-
-
-def trial(agent, task, problem, instructions, by_id, args, epsilons, rng):
-    """All episodes of a trial; the memory goes on from one to the next.
-
-    An action before that is "none" marks a beginning. The id may be used where
-    by_id (N,), in training. Returns the exploration {name: (N, ...)}, an
-    execution like it for each of the instructions (N,), None where they are
-    drawn, and what has been found.
-    """
-    no_z = next(agent.parameters()).new_zeros(len(problem), 0)
-    known = {"problem": problem, "by_id": by_id}
-    to = functools.partial(torch.as_tensor, device=no_z.device)
-    known = {name: to(x) for name, x in known.items()}
-
-    def policy(steps, length, _, state):
-        return agent(steps | known, length, state)
-
-    options = {"problem": problem}
-    if args.no_exploration:
-        options["instruction"], *instructions = instructions
-    elif not args.exploration_rewards:
-        options["instruction"] = "none"
-    inputs = task, options, policy, no_z
-    shown = args.exploration_rewards
-    exp, info = rollout(*inputs, epsilons[0], rng, args, shown)
-    drawn = "problem", "instruction"
-    found = {name: x for name, x in info.items() if name not in drawn}
-    exp["earned"] = exp["reward"]  # which in dream.py is of another kind
-    episodes, state = [exp | known], (None, None)
-    shown = args.setting == "standard"
-    for instruction in instructions:
-        last = episodes[-1]
-        with torch.no_grad():
-            _, (lstm, _) = agent(last, last["length"] + 1, state)
-        options["instruction"], state = instruction, (lstm, None)
-        exe, _ = rollout(*inputs, epsilons[1], rng, args, shown, state)
-        episodes.append(exe | known)
-    return episodes[0], episodes[1:], found
-
-
-def save_trials(args):
-    """--eval: many test trials of a saved agent, into its episodes.npz."""
-    run = args.eval
-    args, saved = load_args(args)
-    agent = Agent(make(args, 1, "test"), args)
-    agent.load_state_dict(saved["agent"])
-    row, exp, exe = meta_test(agent, args, final=True)
-    write(run / "episodes.npz", prefixed(exp, exe))
-    say(args, saved["row"] | row)
-
-
-def train(args, run, config, saved):
-    torch.manual_seed(args.seed)
-    task = make(args, args.num_envs, "train")
-    agent = Agent(task, args).to(args.device)
-    ema = get_ema_multi_avg_fn(1 - args.target_rate)
-    target = AveragedModel(agent, multi_avg_fn=ema)
-    optimizer = torch.optim.AdamW(
-        agent.parameters(), args.learning_rate,
-        weight_decay=args.weight_decay, fused=True,
-    )
-    # From 1 down to epsilon; epsilon, if there is but one copy
-    spread = args.epsilon ** np.linspace(1, 0, args.num_envs)[::-1]
-    drawn = [None] * (1 + args.no_exploration)
-    replays, logged, rows, row = ({}, {}), {}, [], None
-    priority = torch.ones(args.replay, device=args.device)
-    steps = trials = updates = seconds = 0
-    next_evaluation, checkpointed = 1, time.monotonic()
-    learned = {"agent": agent, "target": target, "optimizer": optimizer}
-    if saved:
-        for name, part in learned.items():
-            part.load_state_dict(saved[name])
-        replays, priority, logged, rows, counts = saved["data"]
-        steps, trials, updates, seconds, next_evaluation = counts
-    bar = tqdm(total=args.total_steps, initial=steps, unit=" steps")
-    with bar, suppress(KeyboardInterrupt):  # what was logged is kept
-        while True:
-            # EVALUATE
-            final = steps >= args.total_steps
-            if final or steps >= next_evaluation:
-                row = {"env_steps": steps, "seconds": round(seconds, 2)}
-                row |= {"trials": trials, "updates": updates}
-                row |= meta_test(target.module, args, final)[0]
-                for name, values in logged.items():
-                    row[name] = torch.stack(values).mean().item()
-                logged = {}
-                next_evaluation = steps + args.eval_every
-                rows.append(row)
-                lines = row.keys(), *(past.values() for past in rows)
-                lines = [",".join(map(str, line)) for line in lines]
-                write(run / "progress.csv", "\n".join(lines) + "\n")
-                bar.set_postfix(test_return=row["test_return"])
-            if final:
-                break
-
-            # EXPLORE, then EXECUTE with the same memory
-            began = time.perf_counter()
-            # Each round has its own random numbers, resumed or not.
-            rng = task.np_random = np.random.default_rng([args.seed, trials])
-            torch.manual_seed(rng.integers(2**63))
-            epsilons = rng.permutation(spread), spread
-            mu = rng.choice(task.problems["train"], args.num_envs)
-            by_id = rng.random(args.num_envs) < 0.5
-            inputs = agent, task, mu, drawn, by_id, args, epsilons, rng
-            exp, (exe,), _ = trial(*inputs)
-            slots = torch.arange(trials, trials + args.num_envs) % args.replay
-            for replay, episodes in zip(replays, (exp, exe)):
-                store(replay, episodes, slots, args.replay)
-                steps += int(episodes["length"].sum())
-            trials += args.num_envs
-            priority[slots] = priority.max()
-
-            # UPDATE on trials that are likelier the larger their TD error
-            size = args.updates * args.batch
-            batches = priority[:trials].multinomial(size, replacement=True)
-            for batch in batches.cpu().view(args.updates, args.batch):
-                exp, exe = (sample(replay, batch) for replay in replays)
-                loss = losses(agent, target.module, exp, exe, args)
-                td = loss["execution"] + loss["exploration"]
-                priority[batch] = (td.detach() + 1e-6) ** (args.priority / 2)
-                loss = {name: value.mean() for name, value in loss.items()}
-                optimizer.zero_grad()
-                sum(loss.values()).backward()
-                parameters = agent.parameters()
-                norm = nn.utils.clip_grad_norm_(parameters, 10.0, foreach=True)
-                optimizer.step()
-                updates += 1
-                target.update_parameters(agent)
-                loss = {name + "_loss": value for name, value in loss.items()}
-                for name, value in (loss | {"gradient_norm": norm}).items():
-                    logged.setdefault(name, []).append(value.detach())
-            for group in optimizer.param_groups:
-                group["lr"] *= 0.5 ** (args.num_envs / args.halving)
-            for name, values in logged.items():
-                if not values[-1].isfinite():
-                    stop(f"{name} is {values[-1]} after {steps} steps")
-            seconds += time.perf_counter() - began
-            bar.update(min(steps, args.total_steps) - bar.n)
-
-            # CHECKPOINT
-            minutes = (time.monotonic() - checkpointed) / 60
-            due = minutes > args.checkpoint_minutes or steps >= args.total_steps
-            if due and args.checkpoint_minutes:
-                counts = steps, trials, updates, seconds, next_evaluation
-                data = replays, priority, logged, rows, counts
-                state = {k: part.state_dict() for k, part in learned.items()}
-                state |= {"config": config, "data": data}
-                write(run / "checkpoint.pt", state)
-                checkpointed = time.monotonic()
-    if row is not None:
-        agent = {"config": config, "agent": target.module.state_dict()}
-        write(run / "agent.pt", agent | {"row": row})
-        say(args, row)
-
-
-# --- end of shared ----------------------------------------------------------
 if __name__ == "__main__":
-    args = parse()
-    try:
-        if args.eval is None:
-            make(args, 1, "test")
-            train(args, *open_run(args))
-        else:
-            save_trials(args)
-    except gymnasium.error.DependencyNotInstalled as error:
-        stop(error)  # OpenGL
+    main()

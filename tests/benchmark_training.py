@@ -29,7 +29,7 @@ def measure(env, threads, num_envs, stretches=5):
     with tempfile.TemporaryDirectory() as run:
         command = [sys.executable, "dream.py", "--env", env]
         command += ["--num-envs", num_envs, "--explore-after", 0]
-        command += ["--updates", num_envs // (4 if env == "sign-nav" else 8)]
+        command += ["--updates-per-round", num_envs // (4 if env == "sign-nav" else 8)]
         command += ["--eval-every", every, "--total-steps", every * stretches]
         command += ["--run-dir", run, "--overwrite"]
         process = subprocess.Popen(

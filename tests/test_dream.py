@@ -1,17 +1,8 @@
-"""DREAM's quantities against their equations, and its command line."""
+"""The networks, acting, Q-learning and the replay buffer of DREAM."""
 
-import csv
-import io
-import os
-import runpy
-import signal
-import subprocess
-import sys
-import time
-from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
-from unittest import mock
+from types import SimpleNamespace
 
+import gymnasium.spaces
 import numpy as np
 import pytest
 import torch
@@ -20,433 +11,445 @@ import dream
 import envs
 
 torch.set_num_threads(1)  # bit-identical, and fast where cores are shared
-ENVIRON = {**os.environ, "OMP_NUM_THREADS": "1"}
-ROOT = Path(__file__).resolve().parent.parent
 
 
-def setting(env="map", batch=12, **changes):
-    """Untrained networks, and the episodes of a batch of trials."""
+def arguments(**q_learning):
+    args = dream.Args()
+    args.dream.bottleneck_std = 0.0
+    vars(args.q_learning).update({"hidden_size": 16} | q_learning)
+    return args
+
+
+def rewards_matter(*agents):
+    for agent in agents:
+        for module in agent.modules():
+            if isinstance(module, dream.Memory):
+                torch.nn.init.normal_(module.reward.weight)
+
+
+def trials(env="map", B=12, setting="imrl", **q_learning):
+    """Untrained networks, in which everything matters, and trials of them."""
     torch.manual_seed(0)
-    args = dream.Args(env=env, **(dream.DEFAULTS[env] | changes))
-    task, rng = dream.make(args, batch, "train"), np.random.default_rng(0)
+    args = arguments(**q_learning)
+    task = envs.make(env, B, setting=setting)
     task.reset(seed=0)
     agent, target = dream.Dream(task, args), dream.Dream(task, args)
+    rewards_matter(agent, target)
     torch.nn.init.normal_(agent.f.weight)
-    mu = rng.choice(task.problems["train"], batch)
-    from_id, epsilons = rng.random(batch) < 0.5, (0.9, 0.9)
-    drawn = [None] * (1 + args.no_exploration)
-    inputs = agent, task, mu, drawn, from_id, args, epsilons, rng
-    exp, (exe,), _ = dream.trial(*inputs)
-    return args, agent, target, exp, exe
-
-
-def unroll(net, steps, b, ends, *z):
-    """A recurrent network step by step, one episode alone: (L, ...)."""
-    outputs, state, one = [], (None, None), torch.tensor([1])
-    for t in range(steps["length"][b] + ends):
-        names = "observation", "before", "paid"
-        now = {name: steps[name][b, t][None, None] for name in names}
-        now["instruction"] = steps["instruction"][b, None]
-        *out, state = net(now, one, *z, state)
-        outputs.append(out[0][0, 0] if z else out[0][0])
-    return torch.stack(outputs)
-
-
-def decode(agent, exp, b):
-    """|f - g(tau_:t)|^2 and g(tau_:t) of every prefix of a trial."""
-    g = agent.z(unroll(agent.g, exp, b, 1))
-    return ((agent.f(exp["problem"][b]) - g) ** 2).sum(1), g
-
-
-def captured(monkeypatch, *inputs):
-    """The losses, and what q_loss was given for each policy."""
-    calls, q_loss = [], dream.q_loss
-
-    def spy(policy, target, steps, reward, z, args):
-        calls.append((steps, reward, z))
-        return q_loss(policy, target, steps, reward, z, args)
-
-    monkeypatch.setattr(dream, "q_loss", spy)
-    return dream.losses(*inputs), calls
-
-
-@pytest.mark.parametrize("env", ["map", "cooking"])
-def test_exploration_reward_is_its_equation(monkeypatch, env):
-    args, agent, target, exp, exe = setting(env)
-    inputs = agent, target, exp, exe, args
-    _, (_, (steps, reward, z)) = captured(monkeypatch, *inputs)
-    assert z.shape == (12, 0) and not reward.requires_grad
-    for b, length in enumerate(steps["length"]):
-        d, _ = decode(agent, exp, b)
-        r = d[:-1] - d[1:] - args.cost
-        assert len(r) == length
-        close = dict(rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(reward[:length, b], r, **close)
-        # It telescopes: information gained, less the price of the steps.
-        gained = d[0] - d[-1] - args.cost * length
-        torch.testing.assert_close(reward[:, b].sum(), gained, **close)
-        before = exp["distance"][b, : length + 1]
-        torch.testing.assert_close(before, d.detach(), **close)
-        torch.testing.assert_close(exp["reward"][b], reward[:, b], **close)
-
-
-def test_decoder_loss_is_over_every_prefix():
-    args, agent, target, exp, exe = setting()
-    loss = dream.losses(agent, target, exp, exe, args)["decoder"]
-    errors = torch.cat([decode(agent, exp, b)[0] for b in range(12)])
-    torch.testing.assert_close(loss.mean(), errors.mean())
-
-
-def gradients(loss, module):
-    parameters = [*module.parameters()]
-    found = torch.autograd.grad(
-        loss.mean(), parameters, retain_graph=True, allow_unused=True
+    knows_mu, drawn = torch.arange(B) % 2 == 0, [None, None]
+    tau_exp, (tau_exec,), _ = dream.trial(
+        agent, args, task, None, drawn, knows_mu, (0.9, 0.9)
     )
-    return [g for g in found if g is not None and g.abs().sum() > 0]
+    return args, agent, target, tau_exp, tau_exec
 
 
-def test_which_loss_teaches_what():
-    args, agent, target, exp, exe = setting()
-    loss = dream.losses(agent, target, exp, exe, args)
-    taught = {
-        (name, part)
-        for name in loss
-        for part in ("f", "g", "z", "execution", "exploration")
-        if gradients(loss[name], getattr(agent, part))
+def frames(B=4, T=5):
+    """The same of a task that shows frames, all at random."""
+    torch.manual_seed(0)
+    space = {
+        "observation": gymnasium.spaces.Box(0, 255, (60, 80, 3), np.uint8),
+        "instruction": gymnasium.spaces.MultiDiscrete([3, 4]),
     }
-    assert taught == {
-        ("exploration", "exploration"),
-        ("execution", "execution"),
-        ("execution", "f"),
-        ("execution", "g"),
-        ("execution", "z"),
-        ("decoder", "g"),
-        ("decoder", "z"),
-        ("bottleneck", "f"),
-    }
-    assert not gradients(sum(loss.values()), target)
+    task = SimpleNamespace(
+        single_observation_space=space, actions=range(3), num_problems=2
+    )
+    args = arguments()
+    agent, target = dream.Dream(task, args), dream.Dream(task, args)
+    rewards_matter(agent, target)
+    length = torch.tensor([5, 2, 1, 4])
+
+    def episode():
+        prev_action = torch.randint(3, (B, T + 1))
+        prev_action[:, 0] = 3
+        return {
+            "observation": torch.randint(256, (B, T + 1, 60, 80, 3)).byte(),
+            "instruction": torch.randint(3, (B, 1, 1)).repeat(1, T + 1, 2),
+            "prev_action": prev_action,
+            "prev_reward": torch.zeros(B, T + 1),
+            "reward": torch.randn(B, T) * dream.valid(length, T),
+            "length": length,
+        }
+
+    tau_exp = episode() | {"mu": torch.tensor([0, 1, 1, 0])}
+    tau_exec = episode() | {"knows_mu": torch.arange(B) < 2}
+    return args, agent, target, tau_exp, tau_exec
 
 
-def test_z_is_from_the_id_or_from_exploration(monkeypatch):
-    args, agent, target, exp, exe = setting(noise=0.0)
-    inputs = agent, target, exp, exe, args
-    _, ((_, _, z), _) = captured(monkeypatch, *inputs)
-    for b, from_id in enumerate(exe["from_id"]):
-        f, g = agent.f(exp["problem"][b]), decode(agent, exp, b)[1][-1]
-        torch.testing.assert_close(z[b], f if from_id else g)
-        torch.testing.assert_close(exe["z"][b], z[b].detach())
+KINDS = pytest.mark.parametrize("kind", [trials, frames])
+LIKE = "observation", "instruction", "prev_action", "prev_reward"
 
 
-@pytest.mark.parametrize("peng", [0.0, 0.5])
-def test_q_loss_against_a_slow_loop(peng):
+def steps(tau, *ts):
+    return {name: tau[name][:, slice(*ts)] for name in LIKE}
+
+
+# --- Networks -----------------------------------------------------------------
+@KINDS
+def test_memory_step_by_step_is_memory_at_once(kind):
+    """What acting knows is what learning reads, whatever the rewards."""
+    _, agent, _, _, tau = kind()
+    tau["prev_reward"][:, 1:] = torch.randn_like(tau["prev_reward"][:, 1:])
+    with torch.no_grad():
+        once, _ = agent.decoder(steps(tau, None))
+        state, alone = None, []
+        for t in range(once.shape[1]):
+            x, state = agent.decoder(steps(tau, t, t + 1), state)
+            alone.append(x)
+        torch.testing.assert_close(torch.cat(alone, 1), once)
+        first, state = agent.decoder(steps(tau, 0, 3))
+        rest, _ = agent.decoder(steps(tau, 3, None), state)
+        torch.testing.assert_close(torch.cat([first, rest], 1), once)
+
+
+@KINDS
+def test_memory_reads_everything_and_nothing_of_the_future(kind):
+    _, agent, _, _, tau = kind()
+    tau["prev_reward"][:] = 1.0
+    before, _ = agent.decoder(steps(tau, None))
+    for name in LIKE:
+        other = steps(tau, None)
+        other[name] = other[name].clone()
+        other[name][:, 2] = 1 - (other[name][:, 2] > 0).to(other[name].dtype)
+        after, _ = agent.decoder(other)
+        changed = (before != after).any(2)
+        assert not changed[:, :2].any(), name
+        assert changed[:, 2:].all(), f"{name} must be remembered"
+
+
+def test_memory_begins_anew_with_an_episode():
+    """The product with the observation before is left out where none is."""
+    _, agent, _, tau, _ = trials()
+    now = steps(tau, 3, 4)
+    _, (h, c, prev_s) = agent.decoder(steps(tau, 0, 3))
+    for action, matters in ((agent.decoder.none, False), (0, True)):
+        now["prev_action"] = torch.full_like(now["prev_action"], action)
+        x, _ = agent.decoder(now, (h, c, prev_s))
+        y, _ = agent.decoder(now, (h, c, prev_s + 1))
+        assert x.equal(y) != matters
+
+
+def test_a_reward_is_read_with_its_instruction():
+    _, agent, _, tau, _ = trials()
+    memory, now = agent.decoder, steps(tau, 0, 1)
+
+    def read(reward, instruction):
+        now["prev_reward"] = torch.full((12, 1), float(reward))
+        now["instruction"] = torch.full((12, 1, 1), instruction)
+        return memory(now)[0]
+
+    assert read(0, 1).equal(read(0, 2))
+    assert not read(1, 1).equal(read(1, 2))
+    torch.nn.init.zeros_(memory.reward.weight)
+    assert read(1, 1).equal(read(0, 1))
+
+
+def test_what_an_agent_begins_with():
+    """f near zero, so that z holds only what execution needs; no rewards."""
+    torch.manual_seed(0)
+    agent = dream.Dream(envs.make("distracting-bus"), arguments())
+    assert agent.f.weight.shape == (576, 16)
+    assert agent.f.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    for memory in agent.decoder, agent.pi_exp.memory, agent.pi_exec.memory:
+        assert (memory.reward.weight == 0).all()
+    assert agent.pi_exec.head.instruction.weight.std() < 0.3
+
+
+def test_q_is_dueling_and_depends_on_z_and_the_instruction():
+    _, agent, _, _, tau = trials()
+    z = torch.randn(12, 16)
+    q, _ = agent.pi_exec(tau, z)
+    assert q.shape == (12, 21, 6)
+    x, _ = agent.pi_exec.memory(tau)
+    x = torch.cat([x, z[:, None].expand(-1, 21, -1)], 2)
+    head = agent.pi_exec.head
+    for p in head.advantage.parameters():  # all actions alike
+        torch.nn.init.zeros_(p)
+    tokens = head.instruction(tau["instruction"]).flatten(2)
+    value = head.value(torch.cat([x, tokens], 2))
+    alike, _ = agent.pi_exec(tau, z)
+    torch.testing.assert_close(alike, value.expand(-1, -1, 6))
+    # The mean of all actions is the value of the state.
+    torch.testing.assert_close(q.mean(2, keepdim=True), value)
+    other = tau | {"instruction": (tau["instruction"] + 1) % 4}
+    assert not agent.pi_exec(other, z)[0].equal(alike)
+    assert not agent.pi_exec(tau, z + 1)[0].equal(alike)
+    assert agent.pi_exp(tau)[0].shape == (12, 21, 6)
+
+
+# --- What losses are made of --------------------------------------------------
+@pytest.mark.parametrize("kind", ["map", "coupling", "frames"])
+def test_padding_never_changes_a_loss(kind):
+    inputs = frames() if kind == "frames" else trials(kind)
+    args, agent, target, tau_exp, tau_exec = inputs
+    before = dream.losses(agent, target, tau_exp, tau_exec, args)
+    for tau in (tau_exp, tau_exec):
+        padded = ~dream.valid(tau["length"] + 1, tau["prev_action"].shape[1])
+        assert padded.any() or kind == "coupling"
+        for name in LIKE:
+            tau[name][padded] = 1
+        assert (tau["reward"][padded[:, 1:]] == 0).all()
+    after = dream.losses(agent, target, tau_exp, tau_exec, args)
+    for name, loss in before.items():
+        assert torch.isfinite(loss).all() and (loss > 0).any()
+        torch.testing.assert_close(loss, after[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("cut_traces", [True, False])
+def test_td_loss_against_a_slow_loop(cut_traces):
     """Each target as the mixture of n-step returns that it stands for."""
-    changes = {"lam": 0.6, "gamma": 0.9, "peng": peng}
-    args, agent, target, _, exe = setting(**changes)
-    z = torch.randn(12, args.hidden)
-    policies = agent.execution, target.execution
-    loss = dream.q_loss(*policies, exe, exe["reward"].T, z, args)
-    errors, traces = [], 0
-    for b in range(12):
-        q, target_q = (unroll(net, exe, b, 0, z[b, None]) for net in policies)
-        action, r = exe["before"][b, 1:], exe["reward"][b]
-        T = len(q)
-        for t in range(T):
-            total, weight = 0, 1
-            for n in range(1, T - t + 1):
-                value = sum(args.gamma**k * r[t + k] for k in range(n))
-                trace = 0
-                if t + n < T:
+    q_learning = {"q_lambda": 0.6, "cut_traces": cut_traces}
+    args, agent, target, _, tau = trials(**q_learning)
+    z, gamma, lam, reward = torch.randn(12, 16), 0.9, 0.6, tau["reward"]
+    with torch.no_grad():
+        qs, target_qs = agent.pi_exec(tau, z)[0], target.pi_exec(tau, z)[0]
+    loss = dream.td_loss(qs, target_qs, tau, reward, gamma, args)
+    errors, traces = [[] for _ in range(12)], []
+    for b, length in enumerate(tau["length"]):
+        q, target_q = qs[b], target_qs[b]
+        action, r = tau["prev_action"][b, 1:], reward[b]
+        for t in range(length):
+            total, weight = 0.0, 1.0
+            for n in range(1, length - t + 1):
+                value = sum(gamma**k * r[t + k] for k in range(n))
+                trace = 0.0
+                if t + n < length:
                     best = q[t + n].argmax()
-                    value = value + args.gamma**n * target_q[t + n, best]
-                    trace = args.lam * (1 if action[t + n] == best else peng)
-                    traces += trace > 0
+                    value = value + gamma**n * target_q[t + n, best]
+                    greedy = action[t + n] == best
+                    trace = lam if greedy or not cut_traces else 0.0
+                    traces.append(trace)
                 total = total + weight * (1 - trace) * value
                 weight = weight * trace
-            errors.append((q[t, action[t]] - total.detach()) ** 2)
-        mean_length = exe["length"].float().mean()
-        torch.testing.assert_close(loss[b], sum(errors[-T:]) / mean_length)
-    torch.testing.assert_close(loss.mean(), torch.stack(errors).mean())
-    assert traces > 20  # else it is only one-step learning
+            errors[b].append((q[t, action[t]] - total) ** 2)
+    mean_length = tau["length"].float().mean()
+    for found, error in zip(loss, errors):
+        torch.testing.assert_close(found, sum(error) / mean_length)
+    mean = torch.stack(sum(errors, [])).mean()
+    torch.testing.assert_close(loss.mean(), mean)
+    assert sum(traces) > 10  # else it is only one-step learning
+    assert (0 in traces) == cut_traces
 
 
-SHOWN = {"imrl": (False, False), "rewards": (True, False)}
-SHOWN |= {"standard": (True, True)}  # exploring, executing
+def test_td_loss_teaches_the_action_taken_towards_its_return():
+    args = arguments(q_lambda=0.5)
+    q = torch.tensor([[[0.0, 2.0], [1.0, 3.0], [5.0, 5.0]]], requires_grad=True)
+    average = torch.tensor([[[8.0, 9.0], [4.0, 6.0], [7.0, 7.0]]])
+    tau = {
+        "prev_action": torch.tensor([[2, 0, 1]]),
+        "length": torch.tensor([2]),
+    }
+    reward = torch.tensor([[1.0, 2.0]])
+    loss = dream.td_loss(q, average, tau, reward, 0.5, args)
+    # The second action is greedy: G_1 = 2, G_0 = 1 + 0.5 (6 + 0.5 (2 - 6)) = 3
+    assert loss.tolist() == [((0 - 3) ** 2 + (3 - 2) ** 2) / 2]
+    loss.sum().backward()
+    assert q.grad.tolist() == [[[-3, 0], [0, 1], [0, 0]]]
 
 
-@pytest.mark.parametrize("setting_", SHOWN)
-def test_which_rewards_are_shown(setting_):
-    """The reward of the action before, of the instruction of the episode."""
-    changes = {"standard": {"setting": "standard"}, "imrl": {}}
-    changes["rewards"] = {"exploration_rewards": True}
-    args, agent, _, exp, exe = setting(batch=64, **changes[setting_])
-    none = exp["instruction"] == (1 if setting_ == "standard" else 4)
-    assert none.all() if setting_ == "imrl" else not none.any()
-    for shown, steps in zip(SHOWN[setting_], (exp, exe)):
-        taken = torch.arange(20) < steps["length"][:, None]
-        paid = steps["paid"][:, 1:][taken]
-        assert (paid != 0).all() if shown else (paid == 0).all()
-        assert (steps["paid"][:, 0] == 0).all()
-        if steps is exe and shown:
-            assert paid.equal(steps["reward"][taken])
-
-    # The decoder, and both policies, read them; of an instruction each.
-    def outputs():
-        z = exe["z"]
-        yield agent.decode(agent.f(exp["problem"]), exp, 0.0)[0]
-        yield agent.exploration(exp, exp["length"], z[:, :0])[0]
-        yield agent.execution(exe, exe["length"], z)[0]
-
-    before = [*outputs()]
-    for net in (agent.g, agent.exploration.memory, agent.execution.memory):
-        torch.nn.init.normal_(net.paid)
-    exploring, executing = SHOWN[setting_]
-    changes = [not x.equal(y) for x, y in zip(before, outputs())]
-    assert changes == [exploring, exploring, executing]
-
-
-@pytest.mark.parametrize("env", ["map", "coupling"])
-def test_padding_never_changes_a_loss(env):
-    args, agent, target, exp, exe = setting(env, noise=0.0)
-    before = dream.losses(agent, target, exp, exe, args)
-    for steps in (exp, exe):
-        for name in ("observation", "before"):
-            value, end = steps[name], steps["length"][:, None] + 1
-            value[torch.arange(value.shape[1]) >= end] = 1
-    after = dream.losses(agent, target, exp, exe, args)
-    for name, loss in before.items():
-        assert loss.equal(after[name])
-
-
-def test_each_of_the_executions_has_its_own_instruction():
-    pairs = dream.make(dream.Args("cooking"), 1, "test").pairs()
-    given = dream.instructions(pairs, 3)
-    assert (given[0] == pairs[:, 1]).all()
-    for problem in np.unique(pairs[:, 0]):
-        of = given[:, pairs[:, 0] == problem]
-        assert all(len({*column}) == min(3, of.shape[1]) for column in of.T)
-        assert all({*row} == {*of[0]} for row in of)
-
-
-def test_standard_error_where_something_is_drawn():
-    """Rewards in exploration are those of an instruction drawn for each."""
-    args, agent, *_ = setting()
-    row, _, _ = dream.evaluate(agent, args)
-    assert row["test_return_se"] == 0
-    args, agent, *_ = setting(exploration_rewards=True)
-    row, _, exe = dream.evaluate(agent, args)
-    error = exe["reward"].sum(1).std(correction=0) / 96**0.5
-    assert row["test_return_se"] == pytest.approx(error.item(), rel=1e-4)
-
-
-def test_executions_after_one_exploration():
-    """All instructions are in every place, so each place earns the same."""
-    args, agent, *_ = setting()
-    (once, _, _), args.execution_episodes = dream.evaluate(agent, args), 3
-    row, _, _ = dream.evaluate(agent, args)
-    assert len({row[f"test_return_{k}"] for k in (1, 2, 3)}) == 1
-    assert row["test_return"] == once["test_return"] == row["test_return_1"]
-
-
-def test_exploring_in_the_first_execution():
-    changes = {"no_exploration": True, "execution_episodes": 3}
-    args, agent, target, exp, exe = setting(**changes)
-    assert (exp["instruction"] < 4).all()
-    taken = torch.arange(20) < exp["length"][:, None]
-    assert (exp["earned"][taken] != 0).all() and (exp["paid"] == 0).all()
-    # It counts, and teaches no more than exploration does.
-    before = dream.losses(agent, target, exp, exe, args)
-    exp["earned"] += 1
-    after = dream.losses(agent, target, exp, exe, args)
-    assert before["exploration"].equal(after["exploration"])
-    row, exp, exe = dream.evaluate(agent, args)
-    returns = exp["earned"].sum(1), exe["reward"].sum(1)
-    assert row["test_return_1"] == pytest.approx(returns[0].mean().item())
-    assert row["test_return_2"] == pytest.approx(returns[1].mean().item())
-    mean = sum(row[f"test_return_{k}"] for k in (1, 2, 3)) / 3
-    assert row["test_return"] == pytest.approx(mean)
-
-
-def test_replay_keeps_the_latest_trials():
-    replay = {}
-    for first in range(0, 24, 4):
-        problem = torch.arange(first, first + 4)
-        dream.store(replay, {"problem": problem}, problem % 10, capacity=10)
-    assert sorted(replay["problem"].tolist()) == [*range(14, 24)]
-
-
-def test_the_id_never_reaches_meta_test(monkeypatch):
-    args, agent, _, _, _ = setting()
-    _, *honest = dream.evaluate(agent, args)
-    sensed = envs.Task._sensed
-
-    def garbled(task):
-        batch, info = sensed(task)
-        return batch, info | {"problem": np.random.permutation(info["problem"])}
-
-    monkeypatch.setattr(envs.Task, "_sensed", garbled)
-    torch.nn.init.normal_(agent.f.weight)
-    _, *other = dream.evaluate(agent, args)
-    for part, name in ((0, "before"), (1, "before"), (1, "z")):
-        assert (honest[part][name] == other[part][name]).all()
-    # The test can fail: the actions do depend on z.
-    torch.nn.init.normal_(agent.z.weight)
-    _, _, changed = dream.evaluate(agent, args)
-    assert (changed["before"] != honest[1]["before"]).any()
-
-
-def run(*arguments):
-    """The script, in this process: a new one takes seconds to import torch."""
-    said, error, status = io.StringIO(), io.StringIO(), 0
-    with mock.patch("sys.argv", ["dream.py", *map(str, arguments)]):
-        with redirect_stdout(said), redirect_stderr(error):
-            try:
-                runpy.run_path(dream.__file__, run_name="__main__")
-            except SystemExit as stopped:
-                status = stopped.code
-    return status, said.getvalue(), error.getvalue()
-
-
-def rows(directory):
-    with open(directory / "progress.csv") as file:
-        return [*csv.DictReader(file)]
-
-
-SHORT = [
-    *("--env", "map", "--total-steps", 8000, "--eval-every", 3000),
-    *("--explore-after", 300, "--num-envs", 32, "--batch", 16, "--hidden", 16),
-]
-
-
-def test_same_seed_same_numbers(tmp_path):
-    results = []
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        status, *_ = run(*SHORT, "--seed", seed, "--run-dir", tmp_path / name)
-        assert status == 0
-        results.append(rows(tmp_path / name))
-        for row in results[-1]:
-            del row["seconds"]
-    assert results[0] == results[1] != results[2]
-    assert len(results[0]) == 4
-
-
-def test_evaluation_changes_nothing(tmp_path):
-    for name, every in (("a", 3000), ("b", 8000)):
-        changes = "--eval-every", every, "--run-dir", tmp_path / name
-        assert run(*SHORT, *changes)[0] == 0
-    often, seldom = rows(tmp_path / "a")[-1], rows(tmp_path / "b")[-1]
-    for name in ("env_steps", "test_return", "return_with_id", "f_norm2"):
-        assert often[name] == seldom[name]
-
-
-def learn(tmp_path, seed, num_actions):
-    changes = {"num_actions": num_actions, "seed": seed}
-    if num_actions == 32:
-        changes |= {"total_steps": 10_000, "explore_after": 1_000}
-        changes |= {"hidden": 32, "learning_rate": 4e-3, "noise": 0.05}
-    changes |= {"run_dir": tmp_path / str(seed), "device": "cpu"}
-    args = dream.Args(env="coupling", **dream.DEFAULTS["coupling"] | changes)
-    dream.train(args, *dream.open_run(args))
-    return float(rows(args.run_dir)[-1]["test_return"])
-
-
-def test_coupling_is_learned(tmp_path):
-    assert learn(tmp_path, 0, num_actions=8) >= 0.99
-
-
-def test_coupling_needs_the_exploration_reward(tmp_path, monkeypatch):
-    assert learn(tmp_path, 9, num_actions=32) > 0.5
-    q_loss = dream.q_loss
-
-    def unrewarded(policy, target, steps, reward, z, args):
-        if z.shape[1] == 0:
-            reward = torch.zeros_like(reward)
-        return q_loss(policy, target, steps, reward, z, args)
-
-    monkeypatch.setattr(dream, "q_loss", unrewarded)
-    returns = [learn(tmp_path, seed, num_actions=32) for seed in range(5)]
-    assert np.mean(returns) < 0.5
-
-
-def test_a_run_leaves_its_files_and_is_not_overwritten(tmp_path):
-    directory = tmp_path / "run"
-    _, first, _ = run(*SHORT, "--run-dir", directory)
-    assert first.startswith("map, seed 0: test return ")
-    last = rows(directory)[-1]
-    said = float(first.split("test return ")[1].split()[0])
-    assert abs(said - float(last["test_return"])) < 1e-3
-    before = {p.name: p.read_bytes() for p in directory.iterdir()}
-    names = {"config.json", "progress.csv", "agent.pt", "checkpoint.pt"}
-    assert set(before) == names
-
-    status, _, error = run(*SHORT, "--run-dir", directory)
-    assert status == 2 and "--overwrite" in error
-    assert before == {p.name: p.read_bytes() for p in directory.iterdir()}
-
-    assert run("--eval", directory)[1] == first
-    trials = np.load(directory / "episodes.npz")
-    assert len(trials["exp_problem"]) == 24 * 4
-    distance, length = trials["exp_distance"], trials["exp_length"]
-    gained = distance[:, 0] - trials["exp_reward"].sum(1)
-    left = distance[np.arange(96), length] + 0.02 * length
-    np.testing.assert_allclose(gained, left, rtol=1e-3, atol=1e-4)
-    film = np.load(directory / "film.npz")
-    assert film["exp_frames"].shape[:2] == (4, film["exp_length"].max() + 1)
-    assert film["exe_frames"].shape[:2] == (4, film["exe_length"].max() + 1)
-    returns = trials["exe_reward"].sum(1).mean()
-    assert abs(returns - float(last["test_return"])) < 1e-5
-    for K in 1, 3:
-        given = dream.Args(eval=directory, seed=1, execution_episodes=K)
-        args, _ = dream.load_args(given)
-        assert (args.seed, args.execution_episodes) == (0, K)
-
-
-@pytest.mark.parametrize(
-    "arguments, said",
-    [
-        (["--env", "maze"], "--env"),
-        (["--num-envs", "0"], "--num-envs"),
-        (["--batch", "-3"], "--batch"),
-        (["--gamma", "1.5"], "--gamma"),
-        (["--learning-rate", "nan"], "--learning-rate"),
-        (["--learning-rate", "inf"], "--learning-rate"),
-        (["--total-steps", "many"], "--total-steps"),
-        (["--seed", "-1"], "--seed"),
-        (["--show-id"], "--show-id"),
-        (["--env", "cooking", "--setting", "standard"], "--setting"),
-        (["--run-dir", "/proc/nowhere"], "--run-dir"),
-        (["--run-dir", str(ROOT / "dream.py")], "--run-dir"),
-        (["--eval", "/nowhere"], "/nowhere/agent.pt"),
-        (["--no-exploration"], "--execution-episodes"),
-        (["--checkpoint-minutes", "-1"], "--checkpoint-minutes"),
-    ],
-)
-def test_bad_input(arguments, said):
-    status, output, error = run(*arguments)
-    assert (status, output) == (2, "")
-    assert said in error and "Traceback" not in error
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu():
-    status, _, error = run("--device", "cuda")
-    assert status == 2 and "--device" in error
-
-
-def test_interrupt_keeps_what_was_logged(tmp_path):
-    command = [sys.executable, ROOT / "dream.py", *SHORT]
-    command += ["--run-dir", tmp_path, "--total-steps", 10_000_000]
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True, env=ENVIRON,
-        # A shell's background job, as the tests may be, ignores SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+def test_q_loss_is_of_a_policy_and_of_its_average():
+    args, agent, target, _, tau = trials()
+    z = torch.randn(12, 16, requires_grad=True)
+    loss = dream.q_loss(
+        agent.pi_exec, target.pi_exec, tau, tau["reward"], args, z
     )
-    log = tmp_path / "progress.csv"
-    while not log.exists() or log.read_text().count("\n") < 2:
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert said.startswith("map, seed 0: test return ")
-    assert len(rows(tmp_path)) >= 1 and (tmp_path / "agent.pt").exists()
+    q, average = agent.pi_exec(tau, z)[0], target.pi_exec(tau, z)[0]
+    expected = dream.td_loss(q, average, tau, tau["reward"], 0.99, args)
+    torch.testing.assert_close(loss, expected)
+    loss.sum().backward()
+    assert z.grad.abs().sum() > 0
+    assert all(p.grad is None for p in target.parameters())
+
+
+SHOWN = {"imrl": (0, 0), "imrl-rewards": (1, 0), "standard": (1, 1)}
+SHOWN["online"] = (0, 0)
+
+
+@pytest.mark.parametrize("setting", SHOWN)
+def test_which_rewards_are_observed(setting):
+    """Those of the action before, and the networks read them."""
+    args, agent, _, *taus = trials(B=64, setting=setting)
+    for tau, observed in zip(taus, SHOWN[setting]):
+        assert (tau["prev_reward"][:, 0] == 0).all()
+        expected = tau["reward"] * observed
+        assert tau["prev_reward"][:, 1:].equal(expected)
+    exploring, executing = SHOWN[setting]
+    tau_exp, tau_exec = taus
+    # An exploration has an instruction unless there is nothing to pay for.
+    assert (tau_exp["instruction"] == 4).all() == (setting == "imrl")
+    assert tau_exp["reward"].any() == (setting != "imrl")
+
+    def outputs():
+        return [
+            agent.g(tau_exp),
+            agent.pi_exp(tau_exp)[0],
+            agent.pi_exec(tau_exec, torch.zeros(64, 16))[0],
+        ]
+
+    before = outputs()
+    for net in agent.decoder, agent.pi_exp.memory, agent.pi_exec.memory:
+        torch.nn.init.normal_(net.reward.weight)
+    changed = [not x.equal(y) for x, y in zip(before, outputs())]
+    assert changed == [exploring, exploring, executing]
+
+
+# --- Acting -------------------------------------------------------------------
+LEFT, UP, RIGHT, DOWN, RIDE, END = range(6)
+
+
+class Scripted:
+    """Greedy actions (N, T), and what the policy has been shown."""
+
+    def __init__(self, actions, num_actions=6):
+        self.actions, self.shown = actions, []
+        self.num_actions = num_actions
+
+    def __call__(self, tau, state=None):
+        t = len(self.shown)
+        assert state == (None if t == 0 else t), "the state must be passed on"
+        assert {*LIKE} <= {*tau} and tau["prev_action"].shape[1] == 1
+        self.shown.append({name: x.clone() for name, x in tau.items()})
+        actions = torch.tensor([row[t % len(row)] for row in self.actions])
+        q = torch.nn.functional.one_hot(actions, self.num_actions).float()
+        return q[:, None], t + 1
+
+
+@pytest.mark.parametrize("setting", ["imrl", "standard"])
+def test_a_hand_worked_episode(setting):
+    """One walks to (0, 0), which pays; one is soon tired of it and ends."""
+    task = envs.make("bus", 2, setting=setting)
+    problem = [4 * 3, 4 * 5 + 1] if setting == "standard" else [3, 5]
+    task.explore(problem)
+    start = task.execute([0, 1] if setting == "imrl" else None)
+    walk = 4 * [LEFT] + 4 * [DOWN]
+    policy = Scripted([walk, [RIGHT, UP, END] + 5 * [LEFT]])
+    tau, info = dream.act(policy, task, start, 0.0, arguments())
+
+    assert tau["length"].tolist() == [8, 3]
+    assert len(policy.shown) == 8, "it must stop once all have ended"
+    assert tau["prev_action"][0].tolist() == [6, *walk] + 12 * [6]
+    assert tau["prev_action"][1, :4].tolist() == [6, RIGHT, UP, END]
+    reward = torch.zeros(2, 20)
+    reward[0, :7], reward[0, 7] = -0.1, 1.0
+    reward[1, :3] = torch.tensor([-0.1, -0.1, -1.8])
+    torch.testing.assert_close(tau["reward"], reward)
+    observed = reward if setting == "standard" else torch.zeros(2, 20)
+    torch.testing.assert_close(tau["prev_reward"][:, 1:], observed)
+    assert (tau["prev_reward"][:, 0] == 0).all()
+    walked = [(x, 4) for x in (4, 3, 2, 1, 0)] + [(0, y) for y in (3, 2, 1, 0)]
+    assert tau["observation"].shape == (2, 21, 3)
+    assert tau["observation"][0, :9, :2].tolist() == [*map(list, walked)]
+    ended = [[4, 4], [5, 4], [5, 5], [5, 5]]
+    assert tau["observation"][1, :4, :2].tolist() == ended
+    asked = [0, 0] if setting == "standard" else [0, 1]
+    assert tau["instruction"].shape == (2, 21, 1)
+    assert (tau["instruction"][..., 0].T == torch.tensor(asked)).all()
+    assert info["return"] == pytest.approx([0.3, -2.0])
+    for t, shown in enumerate(policy.shown):
+        for name in LIKE:
+            assert shown[name].equal(tau[name][:, t : t + 1]), (t, name)
+
+
+def taken(N, T, epsilon, greedy=RIGHT, env="map", **q_learning):
+    """What N copies do in T steps, (N, T), where `greedy` is greedy."""
+    torch.manual_seed(0)
+    task = envs.make(env, N)
+    task.max_steps, A = T, len(task.actions)
+    policy = Scripted([[greedy]] * N, A)
+    args = arguments(**q_learning)
+    tau, _ = dream.act(policy, task, task.explore(), epsilon, args)
+    valid = dream.valid(tau["length"], T)
+    return torch.where(valid, tau["prev_action"][:, 1:], -1)
+
+
+def shares(actions, A):
+    return [(actions == a).float().mean().item() for a in range(A)]
+
+
+def test_a_random_end_is_drawn_again():
+    expected = pytest.approx(5 * [35 / 36 / 5] + [1 / 36], abs=0.02)
+    action = taken(4000, 2, 1.0)
+    assert shares(action[:, 0], 6) == expected
+    going = action[action[:, 1] >= 0]
+    assert shares(going[:, 1], 6) == expected
+    alike = (going[:, 0] == going[:, 1]).float().mean().item()
+    assert alike == pytest.approx(5 * (35 / 180) ** 2, abs=0.03)
+    # Where nothing ends an episode, all are alike.
+    action = taken(4000, 1, 1.0, env="coupling")
+    assert shares(action[:, 0], 8) == pytest.approx(8 * [1 / 8], abs=0.02)
+
+
+def test_sticky_random_actions():
+    action = taken(4000, 2, 1.0, sticky_prob=0.5)
+    assert shares(action[:, 0], 5) == pytest.approx(5 * [0.194], abs=0.02)
+    going = action[action[:, 1] >= 0]
+    alike = (going[:, 0] == going[:, 1]).float().mean().item()
+    assert alike == pytest.approx(0.5 + 0.5 * 0.19, abs=0.03)
+    # It sticks to the last random action, also over greedy ones.
+    action = taken(200, 12, 0.5, sticky_prob=1.0)
+    for row in action:
+        assert len({*row.tolist()} - {RIGHT, -1}) <= 1
+    assert len({*action.flatten().tolist()} - {-1}) == 6
+
+
+def test_each_copy_has_its_own_epsilon():
+    epsilon = torch.tensor([0.0, 0.25, 1.0]).repeat_interleave(400)
+    action = taken(1200, 10, epsilon, greedy=UP)
+    for k, share in enumerate((0.0, 0.25, 1.0)):
+        part = action[400 * k : 400 * (k + 1)]
+        part = part[part >= 0]
+        random = (part != UP).float().mean().item()
+        assert random == pytest.approx(share * (1 - 35 / 180), abs=0.03)
+
+
+def test_acting_is_greedy_where_epsilon_is_0():
+    assert (taken(100, 5, 0, greedy=DOWN) == DOWN).all()
+
+
+# --- Replay -------------------------------------------------------------------
+def numbered(first, N):
+    """N trials which tell their number in each episode."""
+    number = torch.arange(first, first + N)
+    return (
+        {"mu": number, "length": number + 1},
+        {"reward": number[:, None] / 2 * torch.ones(3)},
+    )
+
+
+def test_the_replay_keeps_the_latest_trials():
+    replay = dream.ReplayBuffer(10)
+    replay.add(*numbered(0, 4))
+    slots, (tau, _) = replay.sample(200)
+    assert {*tau["mu"].tolist()} == {0, 1, 2, 3}, "only what has been stored"
+    for first in range(4, 24, 4):
+        replay.add(*numbered(first, 4))
+    slots, (tau_exp, tau_exec) = replay.sample(500)
+    assert {*tau_exp["mu"].tolist()} == {*range(14, 24)}
+    assert {*slots.tolist()} == {*range(10)}
+    assert (tau_exp["mu"] % 10 == slots).all()
+    assert tau_exp["length"].equal(tau_exp["mu"] + 1)
+    assert tau_exec["reward"].shape == (500, 3)
+    assert tau_exec["reward"][:, 0].equal(tau_exp["mu"] / 2)
+    tau_exp["mu"] += 1
+    _, (again, _) = replay.sample(500)
+    assert again["mu"].max() == 23, "what is drawn must be a copy"
+
+
+def test_the_replay_draws_in_proportion_to_priority():
+    torch.manual_seed(0)
+    replay = dream.ReplayBuffer(100)
+    replay.add(*numbered(0, 4))
+    replay.priority[:4] = torch.tensor([1.0, 0.0, 3.0, 4.0])
+    slots, _ = replay.sample(20_000)
+    found = slots.bincount(minlength=4) / 20_000
+    expected = torch.tensor([1 / 8, 0, 3 / 8, 1 / 2])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
+
+
+def test_new_trials_have_the_largest_priority():
+    replay = dream.ReplayBuffer(8)
+    replay.add(*numbered(0, 8))
+    assert (replay.priority == 1).all()
+    replay.priority[:] = torch.tensor([1, 2, 3, 9, 4, 5, 6, 7]) / 10
+    replay.add(*numbered(8, 2))
+    expected = torch.tensor([9, 9, 3, 9, 4, 5, 6, 7]) / 10
+    assert replay.priority.equal(expected)

@@ -1,0 +1,661 @@
+"""The training loop and the command line of DREAM, in this process."""
+
+import copy
+import csv
+import io
+import json
+import math
+import multiprocessing
+import os
+import pickle
+import random
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+import dream
+import envs
+
+torch.set_num_threads(1)  # bit-identical, and fast where cores are shared
+SMALL = "--hidden-size 16 --batch-size 8 --updates-per-round 2".split()
+BUS = ["--env", "distracting-bus", "--num-envs", 16, *SMALL]
+MAP = ["--env", "map", "--num-envs", 16, *SMALL, "--explore-after", 48]
+COLUMNS = (
+    "env_steps,seconds,trials,updates,"
+    "test_return,test_return_se,optimal_return,exploration_steps"
+).split(",")
+
+
+def run(*words):
+    """The status of a command line, and what it has said."""
+    output, error, status = io.StringIO(), io.StringIO(), 0
+    with mock.patch("sys.argv", ["dream.py", *map(str, words)]):
+        with redirect_stdout(output), redirect_stderr(error):
+            try:
+                dream.main()
+            except SystemExit as stopped:
+                status = stopped.code
+    return status, output.getvalue(), error.getvalue()
+
+
+def train(run_dir, *words):
+    status, _, error = run(*words, "--run-dir", run_dir)
+    assert status == 0, error
+    return rows(run_dir)
+
+
+def rows(run_dir):
+    """What progress.csv says, but for the time."""
+    with open(run_dir / "progress.csv") as file:
+        table = [*csv.DictReader(file)]
+    for row in table:
+        assert None not in row and None not in row.values()
+        assert float(row.pop("seconds")) >= 0
+    return table
+
+
+def files(run_dir):
+    return {path.name: path.read_bytes() for path in run_dir.iterdir()}
+
+
+def weights(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+# --- What a run does, written down --------------------------------------------
+class Diary:
+    """What training passes to the functions that it is made of."""
+
+    def __init__(self, monkeypatch, scale=(1.0,)):
+        self.updates, self.trials, self.tests = [], [], []
+        self.replay = []  # what is added and drawn, and the priorities then
+        self.losses = dream.losses
+        trial, evaluate = dream.trial, dream.evaluate
+        add, sample = dream.ReplayBuffer.add, dream.ReplayBuffer.sample
+
+        def spy_losses(agent, target, tau_exp, tau_exec, args, explore):
+            self.live = agent, target
+            now = {
+                "random": torch.get_rng_state(),
+                "agent": copy.deepcopy(agent),
+                "target": copy.deepcopy(target),
+                "inputs": (tau_exp, tau_exec, args, explore),
+                "factor": scale[len(self.updates) % len(scale)],
+            }
+            loss = self.losses(agent, target, *now["inputs"])
+            loss = {name: now["factor"] * x for name, x in loss.items()}
+            self.updates.append(now | {"loss": loss})
+            return loss
+
+        def spy_trial(agent, args, task, *inputs):
+            result = trial(agent, args, task, *inputs)
+            self.trials.append((task, inputs, result))
+            return result
+
+        def spy_evaluate(agent, args, final=False):
+            before = len(self.trials)
+            row = evaluate(agent, args, final)
+            played = self.trials[before:]
+            del self.trials[before:]
+            self.tests.append((agent, weights(agent), final, row, played))
+            return row
+
+        def spy_add(buffer, *taus):
+            before, first = buffer.priority.clone(), buffer.added
+            add(buffer, *taus)
+            slots = torch.arange(first, buffer.added) % buffer.size
+            self.replay.append(("add", before, slots))
+
+        def spy_sample(buffer, B):
+            slots, taus = sample(buffer, B)
+            self.replay.append(("sample", buffer.priority.clone(), slots))
+            return slots, taus
+
+        monkeypatch.setattr(dream, "losses", spy_losses)
+        monkeypatch.setattr(dream, "trial", spy_trial)
+        monkeypatch.setattr(dream, "evaluate", spy_evaluate)
+        monkeypatch.setattr(dream.ReplayBuffer, "add", spy_add)
+        monkeypatch.setattr(dream.ReplayBuffer, "sample", spy_sample)
+
+
+def test_what_a_round_plays(tmp_path, monkeypatch):
+    """Problems, epsilons and halves of the trials; when exploration learns."""
+    diary = Diary(monkeypatch)
+    words = "--explore-after", 33, "--min-epsilon", 0.1, "--eval-every", 900
+    table = train(tmp_path, *BUS, *words, "--total-steps", 4000)
+    known, copies, orders = [], 0.1 ** (torch.arange(16) / 15), []
+    assert len(diary.trials) >= 6
+    for k, (task, inputs, (tau_exp, _, _)) in enumerate(diary.trials):
+        mu, instructions, knows_mu, epsilons = inputs
+        assert (mu, instructions) == (None, [None, None])
+        assert task.split == "train" and task.num_envs == 16
+        assert not np.isin(tau_exp["mu"], task.problems["test"]).any()
+        known += knows_mu.tolist()
+        torch.testing.assert_close(torch.as_tensor(epsilons[1]), copies)
+        if k < 3:  # exploring is yet random; 48 trials are more than 33
+            assert epsilons[0] == 1.0
+        else:
+            sorted_, order = epsilons[0].sort(descending=True)
+            torch.testing.assert_close(sorted_, copies)
+            orders.append(order.tolist())
+    assert len({*map(tuple, orders)}) == len(orders) >= 3
+    assert 0.3 < np.mean(known) < 0.7
+    learns = [update["inputs"][3] for update in diary.updates]
+    assert learns == 6 * [False] + (len(learns) - 6) * [True]
+    assert {*diary.updates[0]["loss"]} == {"bottleneck", "decoder", "execution"}
+
+    # The rows count what has been played, and come when they are due.
+    steps, count = [0], table[0]
+    for _, _, (_, _, infos) in diary.trials:
+        steps.append(steps[-1] + sum(info["steps"].sum() for info in infos))
+    due = [0]
+    for k in range(1, len(steps)):
+        if steps[k] >= steps[due[-1]] + 900 or k == len(steps) - 1:
+            due.append(k)
+    assert len(due) >= 4 and steps[-1] >= 4000 > steps[-2]
+    assert len(table) == len(due)
+    for k, row in zip(due, table):
+        count = [int(row[name]) for name in ("env_steps", "trials", "updates")]
+        assert count == [steps[k], 16 * k, 2 * k]
+        for name in ("bottleneck", "decoder", "execution", "exploration"):
+            learned = k > 3 if name == "exploration" else k > 0
+            logged = float(row[f"{name}_loss"])
+            assert math.isfinite(logged) == learned
+            if learned:
+                last = diary.updates[2 * k - 1]["loss"][name]
+                assert logged == pytest.approx(last.mean().item())
+
+
+def test_what_an_evaluation_plays(tmp_path, monkeypatch):
+    """Test problems without mu, greedily, by the running average."""
+    diary = Diary(monkeypatch)
+    words = "--total-steps", 1500, "--eval-every", 800, "--target-rate", 0.1
+    table = train(tmp_path, *BUS, *words)
+    agent, target = diary.live
+    assert [test[2] for test in diary.tests] == [False, False, True]
+    for tested, before, _, row, (test, known) in diary.tests:
+        assert tested is target and tested is not agent
+        task, (mu, asked, knows_mu, epsilons), result = test
+        assert task.split == "test" and not knows_mu.any()
+        assert not any(np.any(epsilon) for epsilon in epsilons)
+        held_out = task.problems["test"]
+        assert len(held_out) == 523 and (mu == held_out.repeat(4)).all()
+        assert len(asked) == 2 and asked[0] is None
+        returns = result[2][1]["return"]
+        assert row["test_return"] == pytest.approx(returns.mean())
+
+        task, (mu, asked, knows_mu, epsilons), result = known
+        assert task.split == "train" and task.num_envs == 256
+        assert (mu, asked) == (None, [None, None])
+        assert knows_mu.all() and epsilons == (0.5, 0)
+        tau, _, infos = result
+        returns = infos[1]["return"].mean()
+        assert row["return_with_id"] == pytest.approx(returns)
+        if before is diary.tests[-1][1]:
+            with torch.no_grad():
+                f, g = target.f(tau["mu"]), target.g(tau)
+            g = torch.stack([x[t] for x, t in zip(g, tau["length"])])
+            error = ((f - g) ** 2).sum(1).mean().item()
+            assert row["decoder_error"] == pytest.approx(error, rel=1e-4)
+            spread = ((f - f.mean(0)) ** 2).sum(1).mean().item()
+            assert row["prior_error"] == pytest.approx(spread, rel=1e-4)
+
+    # What is saved is what has been tested; its row is the last one.
+    saved, _, row = dream.load_agent(tmp_path)
+    expected = [str(row[name]) for name in row if name != "seconds"]
+    assert [*table[-1].values()] == expected
+    for p, q, tested in zip(
+        saved.parameters(), target.parameters(), diary.tests[-1][1]
+    ):
+        assert p.equal(q) and p.equal(tested)
+    assert not all(
+        p.equal(q) for p, q in zip(agent.parameters(), target.parameters())
+    )
+
+
+def test_updates_are_those_of_a_plain_loop(tmp_path, monkeypatch):
+    """AdamW, its rates, its decay, the clipping, and the running average."""
+    diary = Diary(monkeypatch, scale=[1.0, 1e5, 30.0])
+    words = "--weight-decay", 0.5, "--lr-half-life", 40, "--target-rate", 0.1
+    words += "--learning-rate", 2e-3, "--explore-after", 32
+    train(tmp_path, *BUS, *words, "--total-steps", 2500)
+    first = diary.updates[0]
+    agent, target = first["agent"], copy.deepcopy(first["target"])
+    for p, q in zip(agent.parameters(), target.parameters()):
+        assert p.equal(q), "the average must begin as the agent"
+        assert not q.requires_grad
+    moments = [[torch.zeros_like(p) for _ in "mv"] for p in agent.parameters()]
+    clipped = 0
+    for k, update in enumerate(diary.updates):
+        for name, now in (("agent", agent), ("target", target)):
+            for p, q in zip(now.parameters(), update[name].parameters()):
+                torch.testing.assert_close(p, q, rtol=1e-4, atol=2e-5)
+        # From here on, what was before: rounding does not add up.
+        agent.load_state_dict(update["agent"].state_dict())
+        target.load_state_dict(update["target"].state_dict())
+        with torch.random.fork_rng():
+            torch.set_rng_state(update["random"])
+            loss = diary.losses(agent, target, *update["inputs"])
+        total = sum(x.mean() for x in loss.values()) * update["factor"]
+        parameters = [*agent.parameters()]
+        slopes = torch.autograd.grad(total, parameters, allow_unused=True)
+        norm = sum((g**2).sum() for g in slopes if g is not None) ** 0.5
+        clipped += norm > 10
+        rate = 2e-3 * 0.5 ** (16 * (k // 2) / 40)
+        for p, g, moment in zip(parameters, slopes, moments):
+            if g is None:
+                assert not update["inputs"][3]
+                continue
+            f = p is agent.f.weight
+            g = g * min(1.0, 10.0 / norm)
+            moment[0] = 0.9 * moment[0] + 0.1 * g
+            moment[1] = 0.999 * moment[1] + 0.001 * g**2
+            # Adam's steps of a parameter count from its first gradient.
+            began = 4 if any(p is q for q in agent.pi_exp.parameters()) else 0
+            t = k + 1 - began
+            m, v = moment[0] / (1 - 0.9**t), moment[1] / (1 - 0.999**t)
+            with torch.no_grad():
+                p *= 1 if f else 1 - rate * 0.5
+                p -= (4 if f else 1) * rate * m / (v.sqrt() + 1e-8)
+        for p, q in zip(parameters, target.parameters()):
+            q += 0.1 * (p.detach() - q)
+    assert len(diary.updates) >= 8 and 2 <= clipped < len(diary.updates) - 2
+
+
+def test_priorities_are_those_of_the_trials_drawn(tmp_path, monkeypatch):
+    diary = Diary(monkeypatch)
+    words = "--priority", 0.5, "--buffer-size", 40, "--explore-after", 32
+    train(tmp_path, *BUS, *words, "--total-steps", 3000)
+    updates, expected = iter(diary.updates), [{1.0} for _ in range(40)]
+    for kind, before, slots in diary.replay:
+        for priority, allowed in zip(before.tolist(), expected):
+            assert any(priority == pytest.approx(x) for x in allowed)
+        expected = [{x} for x in before.tolist()]
+        loss = next(updates)["loss"] if kind == "sample" else {}
+        error = sum(loss[name] for name in loss if name[0] == "e")
+        for k, slot in enumerate(slots.tolist()):
+            if kind == "add":
+                expected[slot] = {before.max().item()}
+                continue
+            # That of a trial which is drawn twice is either.
+            if slot not in slots[:k]:
+                expected[slot] = set()
+            expected[slot].add((error[k].item() + 1e-6) ** 0.25)
+    assert next(updates, None) is None and len(diary.updates) >= 8
+
+
+def test_same_seed_same_numbers(tmp_path):
+    words = *MAP, "--total-steps", 2000, "--eval-every", 900
+    a = train(tmp_path / "a", *words, "--seed", 3)
+    assert a == train(tmp_path / "b", *words, "--seed", 3)
+    c = train(tmp_path / "c", *words, "--seed", 4)
+    assert len(a) == 4 and a[-1] != c[-1] and a[0] != c[0]
+    assert list(a[0])[:7] == COLUMNS[:1] + COLUMNS[2:]
+    with open(tmp_path / "a" / "progress.csv") as file:
+        assert file.readline().startswith(",".join(COLUMNS))
+    assert float(a[-1]["optimal_return"]) == pytest.approx(0.8)
+
+
+def test_evaluation_changes_nothing(tmp_path):
+    words = *MAP, "--total-steps", 3000
+    often = train(tmp_path / "a", *words, "--eval-every", 1)
+    seldom = train(tmp_path / "b", *words, "--eval-every", 10_000)
+    assert len(often) > len(seldom) == 2
+    assert often[0] == seldom[0] and often[-1] == seldom[-1]
+
+
+def test_the_id_never_reaches_meta_test(monkeypatch):
+    """Neither f nor the problem that `info` tells changes what is done."""
+    args = dream.Args()
+    args.task.env, args.q_learning.hidden_size = "distracting-bus", 16
+    torch.manual_seed(0)
+    agent, done = dream.Dream(envs.make("distracting-bus"), args), []
+    torch.nn.init.normal_(agent.decoded.weight)
+    act, batch = dream.act, envs.Task._batch
+
+    def spy(*inputs):
+        tau, info = act(*inputs)
+        done.append(tau["prev_action"])
+        return tau, info
+
+    def garbled(task, *inputs):
+        batch_, info = batch(task, *inputs)
+        if task.split == "test":
+            info |= {"problem": info["problem"][::-1].copy()}
+        return batch_, info
+
+    def actions():
+        done.clear()
+        dream.evaluate(agent, args)
+        return [x.clone() for x in done]
+
+    monkeypatch.setattr(dream, "act", spy)
+    honest = actions()
+    monkeypatch.setattr(envs.Task, "_batch", garbled)
+    torch.nn.init.normal_(agent.f.weight)
+    other = actions()
+    assert other[0].equal(honest[0]) and other[1].equal(honest[1])
+    assert not other[3].equal(honest[3])  # f matters to who knows the id
+    torch.nn.init.normal_(agent.decoded.weight, std=3.0)
+    assert not actions()[1].equal(honest[1])  # as g does in the test
+
+
+def test_executions_count_and_differ(tmp_path):
+    """Each of K executions has a column; --eval may have another K."""
+    words = "--setting", "online", "--total-steps", 800, "--executions", 3
+    (_, last) = train(tmp_path, *MAP, *words)
+    each = [float(last[f"test_return_{k}"]) for k in (1, 2, 3)]
+    assert float(last["test_return"]) == pytest.approx(np.mean(each))
+    saved = torch.load(tmp_path / "agent.pt", weights_only=True)
+    assert saved["config"]["run"]["executions"] == 3
+    said = [run("--eval", tmp_path, *more)[1] for more in ([], KS[1], KS[2])]
+    mean = [f"test return {np.mean(each[:k]):.3f} " for k in (3, 1, 3)]
+    assert all(x in y for x, y in zip(mean, said))
+
+
+KS = [["--executions", str(k)] for k in (0, 1, 3)]
+
+
+# --- Learning -----------------------------------------------------------------
+def learn(run_dir, seed, num_actions):
+    words = ["--env", "coupling", "--seed", seed, "--run-dir", run_dir]
+    if num_actions == 32:
+        words += "--num-actions 32 --total-steps 10000 --hidden-size 32".split()
+        words += "--explore-after 1000 --learning-rate 4e-3".split()
+        words += "--bottleneck-std 0.05".split()
+    assert run(*words)[0] == 0
+    return float(rows(run_dir)[-1]["test_return"])
+
+
+def test_coupling_is_learned(tmp_path):
+    assert learn(tmp_path, 0, num_actions=8) >= 0.99
+
+
+def test_coupling_needs_the_exploration_reward(tmp_path, monkeypatch):
+    assert learn(tmp_path / "9", 9, num_actions=32) > 0.5
+    reward = dream.exploration_reward
+    monkeypatch.setattr(
+        dream, "exploration_reward", lambda *inputs: 0 * reward(*inputs)
+    )
+    returns = [learn(tmp_path / str(k), k, num_actions=32) for k in range(3)]
+    assert np.mean(returns) < 0.5
+
+
+# --- The run directory --------------------------------------------------------
+def test_what_a_run_leaves(tmp_path):
+    words = *MAP, "--total-steps", 900, "--run-dir", tmp_path / "run"
+    _, said, _ = run(*words)
+    last = rows(tmp_path / "run")[-1]
+    assert said.count("\n") == 1
+    for part in (
+        f"map, seed 0: test return {float(last['test_return']):.3f} ",
+        f"exploration of {float(last['exploration_steps']):.1f} steps",
+        f"after {int(last['env_steps']):,} environment steps",
+    ):
+        assert part in said
+    before = files(tmp_path / "run")
+    names = {"config.json", "progress.csv", "agent.pt", "checkpoint.pt"}
+    assert {*before} == names
+    config = json.loads(before["config.json"])
+    assert config["method"] == "dream" and config["run"]["total_steps"] == 900
+    assert config["q_learning"]["hidden_size"] == 16
+
+    # To test it again says the same, and changes nothing.
+    assert run("--eval", tmp_path / "run") == (0, said, "")
+    # It is not overwritten unless that is asked for.
+    status, output, error = run(*words)
+    assert (status, output) == (2, "") and "--overwrite" in one_line(error)
+    assert before == files(tmp_path / "run")
+    assert run(*words, "--overwrite", "--seed", 1)[0] == 0
+    assert rows(tmp_path / "run")[0]["env_steps"] == "0"
+    assert before["agent.pt"] != files(tmp_path / "run")["agent.pt"]
+
+
+def test_where_a_run_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "--env coupling --total-steps 1 --num-envs 2".split() + SMALL
+    for more, name in (
+        ([], "coupling/0"),
+        (["--seed", 7], "coupling/7"),
+        (["--num-actions", 4], "coupling-4/0"),
+        (["--setting", "online"], "coupling-online/0"),
+        (["--checkpoint-minutes", 0, "--seed", 8], "coupling/8"),
+    ):
+        assert run(*words, *more)[0] == 0
+        left = files(tmp_path / "runs" / "dream" / name)
+        assert ("checkpoint.pt" in left) == ("--checkpoint-minutes" not in more)
+
+
+def test_defaults_of_a_task_yield_to_the_command_line():
+    def parse(*words):
+        with mock.patch("sys.argv", ["dream.py", *map(str, words)]):
+            return dream.parse()
+
+    args = parse("--env", "cooking", "--weight-decay", 0.3)
+    assert (args.task.env, args.run.total_steps) == ("cooking", 2_500_000)
+    assert (args.dream.step_penalty, args.q_learning.weight_decay) == (0, 0.3)
+    args = parse("--seed", 2, "--no-cut-traces")
+    assert (args.task.env, args.run.total_steps) == ("map", 500_000)
+    assert args.run.seed == 2 and not args.q_learning.cut_traces
+    for env, changes in dream.DEFAULTS.items():
+        groups = vars(parse("--env", env)).values()
+        found = {name: x for group in groups for name, x in vars(group).items()}
+        assert {name: found[name] for name in changes} == changes
+
+
+# --- Stopping and going on ----------------------------------------------------
+OFTEN = *MAP, "--buffer-size", 100, "--eval-every", 700
+OFTEN += "--checkpoint-minutes", 1e-9, "--total-steps"
+
+
+def test_killed_and_resumed_is_undisturbed(tmp_path):
+    """Killed at any moment, a run goes on as if nothing had happened."""
+    whole = train(tmp_path / "a", *OFTEN, 6000)
+    run_dir, moment = tmp_path / "b", random.Random(0)
+    words = *OFTEN, 6000, "--run-dir", run_dir, "--resume"
+    for _ in range(6):
+        process = multiprocessing.get_context("fork").Process(
+            target=run, args=words
+        )
+        process.start()
+        while not (run_dir / "checkpoint.pt").exists():
+            time.sleep(0.01)
+        time.sleep(moment.uniform(0.0, 0.4))
+        process.kill()
+        process.join()
+    assert train(run_dir, *OFTEN, 6000, "--resume") == whole
+    assert len(whole) >= 6
+    # It has ended: to resume it once more changes nothing.
+    assert train(run_dir, *OFTEN, 6000, "--resume") == whole
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_between_two_files(tmp_path, monkeypatch):
+    """At whichever file, written in part or not yet renamed."""
+    whole, save = train(tmp_path / "whole", *OFTEN, 2000), dream.save
+    moments = 4 + 5 * 4
+    for moment in range(1, moments, 3):
+        run_dir, saved = tmp_path / str(moment), []
+
+        def killed(path, content, moment=moment, saved=saved):
+            saved.append(path)
+            if len(saved) == moment + 1:
+                path.with_name(path.name + ".part").write_text("a part of it")
+                raise Killed
+            save(path, content)
+
+        monkeypatch.setattr(dream, "save", killed)
+        try:
+            train(run_dir, *OFTEN, 2000)
+        except Killed:
+            pass
+        monkeypatch.setattr(dream, "save", save)
+        assert train(run_dir, *OFTEN, 2000, "--resume") == whole
+
+
+def test_a_finished_run_goes_on(tmp_path):
+    whole = train(tmp_path / "a", *OFTEN, 5000)
+    first = train(tmp_path / "b", *OFTEN, 2300)
+    assert first[:-1] == whole[: len(first) - 1] and first != whole
+    assert train(tmp_path / "b", *OFTEN, 5000, "--resume") == whole
+
+
+def test_resuming_nothing_begins(tmp_path):
+    assert len(train(tmp_path / "new", *OFTEN, 500, "--resume")) == 2
+
+
+# --- What goes wrong: one line, status 2 --------------------------------------
+def one_line(error):
+    """The line of an error, which is the last that is said."""
+    assert "Traceback" not in error
+    *_, line = error.strip().split("\n")
+    assert "error: " in line
+    return line
+
+
+def refused(*words):
+    status, output, error = run(*words)
+    assert (status, output) == (2, "")
+    assert error.count("\n") == 1 and error.startswith("error: ")
+    return one_line(error)
+
+
+def test_what_cannot_be_resumed(tmp_path):
+    train(tmp_path, *OFTEN, 500)
+    words = *OFTEN, 500, "--run-dir", tmp_path, "--resume"
+    before = files(tmp_path)
+    assert "'gamma': 0.99" in refused(*words, "--gamma", 0.9)
+    assert "'env': 'map'" in refused(*words, "--env", "bus")
+    assert "'seed': 0" in refused(*words, "--seed", 1)
+    assert before == files(tmp_path)
+
+    path = tmp_path / "checkpoint.pt"
+    good = path.read_bytes()
+    half, part = good[: len(good) // 2], good[:100]
+    for bad in (half, part, b"", b"no checkpoint", pickle.dumps({"a": 1})):
+        path.write_bytes(bad)
+        assert str(path) in refused(*words)
+    saved = torch.load(io.BytesIO(good), weights_only=True)
+    saved["config"]["method"] = "rl2"
+    torch.save(saved, path)
+    assert "rl2" in refused(*words)
+    path.unlink()
+    assert str(path) in refused(*words)
+
+
+def test_what_cannot_be_tested(tmp_path):
+    assert "nowhere" in refused("--eval", tmp_path / "nowhere")
+    train(tmp_path, *MAP, "--total-steps", 1)
+    path = tmp_path / "agent.pt"
+    saved = torch.load(path, weights_only=True)
+    saved["config"]["method"] = "import"
+    torch.save(saved, path)
+    assert "import" in refused("--eval", tmp_path)
+    path.write_text("no agent")
+    assert str(path) in refused("--eval", tmp_path)
+
+
+def test_a_file_runs_no_code(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for name in "agent.pt", "checkpoint.pt":
+        torch.save({"config": Attack()}, run_dir / name)
+    refused("--eval", run_dir)
+    refused("--run-dir", run_dir, "--resume")
+    (run_dir / "agent.pt").write_bytes(pickle.dumps(Attack(), protocol=2))
+    refused("--eval", run_dir)
+    assert not (tmp_path / "attacked").exists()
+
+
+@pytest.mark.parametrize("failure", [OSError, RuntimeError])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "agent.pt"])
+def test_a_full_disk(tmp_path, monkeypatch, name, failure):
+    """What has been saved stays; torch makes RuntimeErrors of some."""
+    whole = train(tmp_path / "whole", *OFTEN, 2000)
+    train(tmp_path / "run", *OFTEN, 900)
+    before, torch_save = files(tmp_path / "run"), torch.save
+
+    def full(content, path):
+        if path.name == name + ".part":
+            path.write_bytes(b"a part of it")
+            raise failure(f"{path}: no space left on device")
+        torch_save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    words = *OFTEN, 2000, "--run-dir", tmp_path / "run", "--resume"
+    status, output, error = run(*words)
+    assert (status, output) == (2, "")
+    assert "no space left on device" in one_line(error)
+    assert before[name] == files(tmp_path / "run")[name]
+    monkeypatch.undo()
+    assert train(tmp_path / "run", *OFTEN, 2000, "--resume") == whole
+
+
+@pytest.mark.parametrize("update", [0, 1])
+@pytest.mark.parametrize("name", ["bottleneck", "decoder", "execution"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, value, name, update):
+    """In whichever update of a round: one line names the loss."""
+    losses, calls = dream.losses, []
+
+    def broken(*inputs):
+        loss = losses(*inputs)
+        calls.append(loss)
+        if len(calls) > 2 + update:
+            loss[name] = loss[name] * value
+        return loss
+
+    monkeypatch.setattr(dream, "losses", broken)
+    words = *MAP, "--total-steps", 2000, "--run-dir", tmp_path
+    status, output, error = run(*words)
+    assert (status, output) == (2, "")
+    assert f"{name} loss" in one_line(error)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(tmp_path):
+    words = "--device", "cuda", "--run-dir", tmp_path / "run"
+    assert "--device cuda" in refused(*words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--env maze", "--env"),
+        ("--num-envs 0", "--num-envs"),
+        ("--batch-size -3", "--batch-size"),
+        ("--buffer-size 0", "--buffer-size"),
+        ("--gamma 1.5", "--gamma"),
+        ("--q-lambda -0.1", "--q-lambda"),
+        ("--target-rate 2", "--target-rate"),
+        ("--learning-rate nan", "--learning-rate"),
+        ("--learning-rate inf", "--learning-rate"),
+        ("--lr-half-life 0", "--lr-half-life"),
+        ("--total-steps many", "--total-steps"),
+        ("--min-epsilon 1.1", "--min-epsilon"),
+        ("--seed -1", "--seed"),
+        ("--checkpoint-minutes -1", "--checkpoint-minutes"),
+        ("--env coupling --num-actions 0", "--num-actions"),
+        ("--halving 3", "--halving"),
+        ("--env cooking --setting standard", "setting"),
+        ("--run-dir /proc/nowhere", "/proc/nowhere"),
+        (f"--run-dir {dream.__file__}", "dream.py"),
+    ],
+)
+def test_a_command_line_that_is_wrong(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    status, output, error = run(*words.split())
+    assert (status, output) == (2, "")
+    assert said in error and "Traceback" not in error
