@@ -1,6 +1,6 @@
 """What can be earned at best by three kinds of agents: bounds for the methods.
 
-In 10 minutes on one core: python bounds.py writes results/bounds.csv; in
+In 7 minutes on one core: python bounds.py writes results/bounds.csv; in
 seconds: python bounds.py --env map prints the row of that task only.
 
 - optimum: the agent knows the problem.
@@ -163,7 +163,7 @@ def search(model, group):
     """The largest mean return over a group of problems, by branch and bound.
 
     What a policy has to go by: the time, the state, and the problems that would
-    have shown the same so far. To know the problem is an upper bound.
+    have shown the same so far. Who knows the problem earns at least as much.
     """
     q = q_values(model)
 
@@ -240,7 +240,9 @@ def pearl_ub(view):
     returns = np.zeros((len(offers), *offers.shape))  # problem, guess, i
     beliefs = defaultdict(float)  # {(given i, problems left): probability}
     for i in np.flatnonzero(offers.any(0)):
+        # An exploration with an instruction pays what an execution pays.
         model = make_model(view, i, explores=True)
+        # What is seen, and the reward in hundredths, as one number
         paid = [np.rint(100 * reward) for reward in model.reward]
         both = [1000 * seen + pay for seen, pay in zip(model.seen, paid)]
         q = q_values(model, view.price)
@@ -276,6 +278,7 @@ def bounds(name, starts=STARTS):
 
 
 def main(env: Literal["all", *TASKS] = "all"):
+    """Print the bounds of a task; or of all, and write results/bounds.csv."""
     lines = [HEADER]
     for name in TASKS if env == "all" else [env]:
         figures = [f"{figure:.4f}" for figure in bounds(name)]

@@ -265,9 +265,8 @@ def join(tau_exp, tau_exec):
     tau = {"length": length}
     for name in READ:
         both = torch.cat([tau_exp[name], tau_exec[name]], 1).flatten(0, 1)
-        tau[name] = both.index_select(0, rows.flatten()).unflatten(
-            0, rows.shape
-        )
+        both = both.index_select(0, rows.flatten())
+        tau[name] = both.unflatten(0, rows.shape)
     return tau
 
 
@@ -309,21 +308,17 @@ def q_losses(q, target_q, tau_exp, tau_exec, args):
     q_exp, q_exec = split(q, tau_exp)
     target_exp, target_exec = split(target_q, tau_exp)
     reward, gamma = tau_exec["reward"], args.q_learning.gamma
-    loss = {}
-    loss["execution"] = td_loss(
-        q_exec, target_exec, tau_exec, reward, gamma, args
-    )
+    execution = td_loss(q_exec, target_exec, tau_exec, reward, gamma, args)
 
     # Exploration earns, with its last action, what execution is then worth; no
     # discount on the way there, which would reward cutting it short.
     length, T = tau_exp["length"], reward.shape[1]
-    with torch.no_grad():
-        start = worth_of_start(q_exec, target_exec, tau_exec, args)
+    start = worth_of_start(q_exec, target_exec, tau_exec, args)
     reward = start[:, None] * (torch.arange(T) == length[:, None] - 1)
     if args.task.setting == "online":  # the exploration counts, too
         reward = reward + tau_exp["reward"]
-    loss["exploration"] = td_loss(q_exp, target_exp, tau_exp, reward, 1.0, args)
-    return loss
+    exploration = td_loss(q_exp, target_exp, tau_exp, reward, 1.0, args)
+    return {"execution": execution, "exploration": exploration}
 
 
 def losses(agent, target, tau_exp, tau_exec, args):
@@ -385,11 +380,6 @@ def valid(length, T):
     return torch.arange(T) < length[:, None]
 
 
-def at_end(x, length):
-    """x_t of each row of x (B, T, ...) at t = length (B,)."""
-    return x[torch.arange(len(x)), length]
-
-
 def act(policy, task, start, epsilon, args):
     """An epsilon-greedy episode tau in each of N copies, and its last info.
 
@@ -405,7 +395,7 @@ def act(policy, task, start, epsilon, args):
         "instruction": batch["instruction"][:, None].repeat_interleave(
             T + 1, 1
         ),
-        "prev_action": torch.full((N, T + 1), A),  # A: none
+        "prev_action": torch.tensor([A] + T * [0]).repeat(N, 1),  # A: none
         "prev_reward": torch.zeros(N, T + 1),
     }
     reward, state, random = torch.zeros(N, T), None, None
@@ -449,14 +439,6 @@ def td_loss(q, target_q, tau, reward, gamma, args):
     q = q.gather(2, action[..., None])[..., 0]
     error = (q - returns) ** 2 * counts
     return error.sum(1) / tau["length"].float().mean()
-
-
-def q_loss(policy, target, tau, reward, args, z=None):
-    """td_loss (B,) of a policy; target is its running average."""
-    q, _ = policy(tau, z)
-    with torch.no_grad():
-        target_q, _ = target(tau, z)
-    return td_loss(q, target_q, tau, reward, args.q_learning.gamma, args)
 
 
 class ReplayBuffer:

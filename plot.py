@@ -1,12 +1,11 @@
-"""The figures (PNG and PDF, into figures/) and the table of results.
+"""The figures, into figures/, and the table of results. Trials are played by
+the agent of a run, of any method.
 
     python plot.py table                         # Markdown, from results/
     python plot.py curves --env map              # from results/, too
     python plot.py episode runs/dream/map/0      # a trial: GIF and film strip
     python plot.py exploration runs/dream/map/0  # what its steps tell about z
     python plot.py bottleneck runs/dream/distracting-bus/0  # what z keeps
-
-RUN is the run directory of any method's script: its agent plays the trials.
 """
 
 import importlib
@@ -27,28 +26,26 @@ import envs
 
 METHODS = {"dream": "DREAM", "rl2": "RL²", "varibad": "VariBAD"}
 METHODS |= {"import": "IMPORT"}
-BOUNDS = {  # columns of bounds.csv
-    "pearl_ub": ("PEARL-UB", "-."),
-    "no_exploration": ("no exploring", (0, (8, 3))),
-    "optimum": ("optimum", "--"),
-}
-NOTES = {  # on the pictures of a task
-    "cooking": "from the top: wanted, in the pot, held; the kitchen",
-    "sign-nav": "left: what the agent sees; right: from above",
-}
-HEIGHTS = {"sign-nav": 1.5, "coupling": 1.1}  # inches of a row, or else 2.4
+# Columns of bounds.csv: what they are called, and their lines
+BOUNDS = {"no_exploration": ("no exploring", (0, (8, 3)))}
+BOUNDS |= {"pearl_ub": ("PEARL-UB", "-."), "optimum": ("optimum", "--")}
+NOTES = {"sign-nav": "left: what the agent sees; right: from above"}
+NOTES["cooking"] = "from the top: wanted, in the pot, held; the kitchen"
+HEIGHTS = {"sign-nav": 1.5}  # of a row of pictures, in inches; or else 2.4
 ORDERS = np.array([*permutations(range(4))])  # of outer stops, as in envs.py
 # Okabe and Ito's colors; each goes with a marker, for prints in grey.
 COLORS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "os^D"
 # Student's t for a two-sided 95 % interval, 1 to 10 degrees of freedom
 T95 = 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 plt.rcParams |= {
-    "axes.grid": True, "backend": "agg", "figure.constrained_layout.use": True,
-    "grid.alpha": 0.3, "image.interpolation": "nearest", "pdf.fonttype": 42,
-    "legend.frameon": False, "savefig.dpi": 150,
+    "axes.axisbelow": True, "axes.grid": True, "axes.titlesize": "medium",
+    "backend": "agg", "figure.constrained_layout.use": True, "grid.alpha": 0.3,
+    "image.interpolation": "nearest", "legend.frameon": False,
+    "pdf.fonttype": 42, "savefig.dpi": 150,
 }  # fmt: skip
 Run = tyro.conf.Positional[Path]
 RESULTS, FIGURES = Path("results"), Path("figures")
+read_csv = partial(np.genfromtxt, delimiter=",", names=True, ndmin=1)
 
 
 def save(figure, out, name):
@@ -59,9 +56,6 @@ def save(figure, out, name):
 
 
 # --- Training: results/<method>/<task>/<seed>/progress.csv --------------------
-read_csv = partial(np.genfromtxt, delimiter=",", names=True, ndmin=1)
-
-
 def read_runs(results, task):
     """{method: [the progress.csv of each seed]} of a task, where there are."""
     runs = {}
@@ -119,14 +113,15 @@ def curves(env: str, seconds: bool = False, results=RESULTS, out=FIGURES):
             name, style = BOUNDS[bound]
             ax.axhline(returns[env], color="0.3", ls=style, label=name)
     ax.xaxis.set_major_formatter("{x:,.0f}")
-    unit = x.replace("env_", "environment ")
-    ax.set(title=env, xlabel=unit, ylabel="test return")
+    ax.set_xlabel(x.replace("env_", "environment "))
+    y = np.concatenate([line.get_ydata() for line in ax.lines])  # not bands
+    ax.set(title=env, ylabel="test return", ylim=(min(y) - 0.1, max(y) + 0.1))
     figure.legend(loc="outside lower center", ncols=3)
     save(figure, out, f"curves-{env}" + "-seconds" * seconds)
 
 
 def summary(seeds):
-    """Mean and standard error, over seeds, of the last tenth of their rows."""
+    """Mean and standard error of the seeds' means over their last tenth."""
     returns, n = [seed["test_return"] for seed in seeds], len(seeds)
     last = [np.mean(rows[len(rows) * 9 // 10 :]) for rows in returns]
     error = f" ± {np.std(last, ddof=1) / n**0.5:.2f}" if n > 1 else ""
@@ -134,8 +129,7 @@ def summary(seeds):
 
 
 def table(results=RESULTS):
-    """Print test returns in Markdown: mean and standard error over seeds of the
-    mean over the last tenth of a run's evaluations."""
+    """Print the test return of the last tenth of training, in Markdown."""
     bounds, rows = read_bounds(results), []
     for env in envs.TASKS:
         runs = read_runs(results, env)
@@ -159,19 +153,18 @@ def load(run):
         script = importlib.import_module(method.replace("import", "import_"))
         agent, args, _ = script.load_agent(run)
     except Exception as error:  # whatever is wrong with the files
-        raise ValueError(f"{run} cannot be played: {error!r}") from error
+        raise ValueError(f"{run}: {type(error).__name__}: {error}") from error
     name = f"{method}-{args.task.env}-{args.task.setting}-{args.run.seed}"
     return script, agent, args, name.replace("-imrl", "")
 
 
 def trial(script, agent, args, task, mu, instructions):
     """What the method's trial returns, greedy and without mu."""
-    inputs = {"mu": mu, "instructions": instructions, "epsilons": (0, 0)}
-    if "knows_mu" in inspect.signature(script.trial).parameters:
-        inputs["knows_mu"] = torch.zeros(len(mu), dtype=torch.bool)
+    takes = inspect.signature(script.trial).parameters
+    knows_mu = [torch.zeros(len(mu), dtype=torch.bool)] * ("knows_mu" in takes)
     torch.manual_seed(0)
     task.reset(seed=0)
-    return script.trial(agent, args, task, **inputs)
+    return script.trial(agent, args, task, mu, instructions, *knows_mu, (0, 0))
 
 
 class Recorder:
@@ -200,16 +193,16 @@ class Recorder:
     def _keep(self, action, result):
         t, total = result[-1]["steps"][0], result[-1]["return"][0]
         words = f"{t}: {action}" if t > 0 else action
-        if t > 0 and self.goal[0] >= 0:  # without one, nothing pays
-            words += f"\nreturn {total:z.2f}"
+        pays = t > 0 and self.goal[0] >= 0
+        words += f"\nreturn {total:z.2f}" if pays else "\n "
         step = {"action": action, "words": words, "at": self.state[0, :2]}
         self.steps.append(step | {"frame": self.render()[0]})
         return result
 
 
 def play(script, agent, args):
-    """Trials in one training problem, for each instruction: what is explored,
-    the same in each, and {title: steps} as recorded."""
+    """tau_exp and {title: steps} in a training problem, which executes each
+    instruction in a trial of its own, after the same exploration."""
     task = Recorder(envs.make(num_envs=1, **vars(args.task)))
     pairs = task.pairs("train", "train")
     mu = pairs[len(pairs) // 2, :1]
@@ -235,8 +228,7 @@ def draw(ax, steps, env):
 
 def strip(axes, steps, env, peak=0):
     """Some steps in a row of axes, among them the one that is the peak."""
-    n = len(steps)
-    times = np.linspace(0, n - 1, min(n, len(axes))).round().astype(int)
+    times = np.unique(np.linspace(0, len(steps) - 1, len(axes)).astype(int))
     if peak not in times:
         times[1 + np.abs(times[1:-1] - peak).argmin()] = peak
     for ax, t in zip(axes, times):
@@ -249,8 +241,7 @@ def episode(run: Run, out=FIGURES):
     """A trial as film strip and GIF: explore, execute each instruction."""
     script, agent, args, name = load(run)
     env, (_, episodes) = args.task.env, play(script, agent, args)
-    height = HEIGHTS.get(env, 2.4)
-    film = plt.figure(figsize=(8, len(episodes) * height))
+    film = plt.figure(figsize=(8, HEIGHTS.get(env, 2.4) * len(episodes)))
     parts = film.subfigures(len(episodes))
     parts[0].text(0.99, 0.98, NOTES.get(env, ""), ha="right", va="top")
     # Without a layout, which would move the picture with its words
@@ -279,33 +270,34 @@ def exploration(run: Run, out=FIGURES):
     """Exploration reward and |f(mu) - g(tau_:t)|^2 along an episode."""
     script, agent, args, name = load(run)
     if script.__name__ != "dream":
-        raise ValueError(f"{run}: exploration is for DREAM, not {name}")
+        raise ValueError(f"{run} is {name}: only DREAM has these rewards")
     tau, episodes = play(script, agent, args)
     steps, length = episodes["Exploration"], tau["length"]
     f, g, c = agent.f(tau["mu"]), agent.g(tau), args.dream.step_penalty
     error = script.decoding_error(f, g, length)
-    reward = script.exploration_reward(error, length, c)[0, :length]
+    reward = script.exploration_reward(error, length, c)[0, :length].numpy()
     t, height = np.arange(len(steps)), HEIGHTS.get(args.task.env, 2.4)
-    size = {"figsize": (8, 4 + height), "height_ratios": [1.9, 2.1, height]}
+    size = {
+        "figsize": (8, 3.7 + height),
+        "height_ratios": [17, 20, 10 * height],
+    }
     figure, axes = plt.subplot_mosaic("AAAAA;BBBBB;12345", **size)
     top, middle, *film = axes.values()
     top.bar(t[1:], reward, color=COLORS[0])
     top.set_title(f"What each step tells about z, less its price c = {c:g}")
     top.set(ylabel="exploration\nreward", xticks=t, xlim=(-0.5, t[-1] + 0.5))
-    middle.plot(t, error[0, t], "o-", color=COLORS[1])
+    middle.plot(t, error[0, t].numpy(), "o-", color=COLORS[1])
     middle.set(ylabel=r"$|f(\mu) - g(\tau_{:t})|^2$", xlim=top.get_xlim())
-    middle.set_ylim(0, 1.1 * error.max())
+    middle.set_ylim(0, 1.1 * error.max().item())
     middle.set_xticks(t, [step["action"] for step in steps], rotation=90)
     strip(film, steps, args.task.env, peak=int(reward.argmax()) + 1)
     save(figure, out, f"exploration-{name}")
 
 
 def recovered(z, half, other):
-    """Share of outer stops that a linear classifier reads off z (P, Z).
-
-    Linear regression of each bus's stop in a permutation, half (P,), on z, from
-    problems that differ in the other (P,). Guessing gets 0.25, with few 0.2.
-    """
+    """Share of the outer stops in a permutation, half (P,), that a linear
+    regression reads off z (P, Z), from problems that differ in the other (P,).
+    Guessing gets 0.25, with few problems 0.2."""
     right, one_hot = [], np.eye(4)[ORDERS[half]] - 0.25  # (P, buses, stops)
     for fold in np.unique(other):
         test = other == fold
@@ -321,7 +313,7 @@ def bottleneck(run: Run, out=FIGURES):
     """What z keeps of distracting-bus: its two permutations, by color."""
     script, agent, args, name = load(run)
     if not name.startswith("dream-distracting-bus") or "standard" in name:
-        raise ValueError(f"{run}: for DREAM on distracting-bus, not {name}")
+        raise ValueError(f"{run} is {name}, not DREAM on distracting-bus")
     test = np.array(envs.DistractingBus.test_problems)
     train = np.setdiff1d(range(24 * 24), test)
     task = envs.make(num_envs=len(test), **vars(args.task))
@@ -330,23 +322,20 @@ def bottleneck(run: Run, out=FIGURES):
     g = script.at_end(agent.g(tau), tau["length"]).numpy()
     center = f.mean(0)  # and principal components of f
     plane = np.linalg.svd(f - center, full_matrices=False)[2][:2]
-    spread = 0.03 * np.ptp(f @ plane.T)
+    rng, spread = np.random.default_rng(0), 0.03 * np.ptp(f @ plane.T)
     figure, axes = plt.subplots(2, 2, figsize=(8, 8), sharex=True, sharey=True)
     kinds = ("f(μ) of training", f, train), ("g(τ) of test", g, test)
     for row, (title, z, problem) in zip(axes, kinds):
-        x, y = plane @ (z - center).T
-        x, y = np.random.default_rng(0).normal((x, y), spread)
+        x, y = plane @ (z - center).T + rng.normal(0, spread, (2, len(z)))
         halves, buses = np.divmod(problem, 24), ("useful", "useless")
         for ax, kind, half, other in zip(row, buses, halves, halves[::-1]):
-            for i, marker in enumerate(MARKERS):
+            for i, m in enumerate(MARKERS):
                 on, label = ORDERS[half, 0] == i, f"first bus to stop {i + 1}"
-                style = {"marker": marker, "color": COLORS[i], "alpha": 0.7}
-                ax.scatter(x[on], y[on], s=20, lw=0, label=label, **style)
+                ax.scatter(x[on], y[on], 20, COLORS[i], marker=m, label=label)
             share = f"{recovered(z, half, other):.0%} of {kind} stops"
             ax.set_title(f"{title} problems\n{share} recovered")
-    figure.suptitle("Principal components of f, spread a little; guessing: 25%")
-    labels = ax.get_legend_handles_labels()
-    figure.legend(*labels, loc="outside lower center", ncols=4)
+    figure.suptitle("Two principal components of f, jittered; guessing: 25%")
+    figure.legend(handles=ax.collections, loc="outside lower center", ncols=4)
     save(figure, out, f"bottleneck-{name}")
 
 

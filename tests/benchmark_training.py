@@ -18,8 +18,18 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = {"coupling": 1_000, "sign-nav": 8_000}  # in a stretch
 RUNS = [
-    *((env, threads, 64) for threads in (1, 2) for env in
-      ("coupling", "bus", "map", "distracting-bus", "cooking", "sign-nav")),
+    *(
+        (env, threads, 64)
+        for threads in (1, 2)
+        for env in (
+            "coupling",
+            "bus",
+            "map",
+            "distracting-bus",
+            "cooking",
+            "sign-nav",
+        )
+    ),
     *(("map", 1, num_envs) for num_envs in (16, 256)),
 ]
 
@@ -29,12 +39,17 @@ def measure(env, threads, num_envs, stretches=5):
     with tempfile.TemporaryDirectory() as run:
         command = [sys.executable, "dream.py", "--env", env]
         command += ["--num-envs", num_envs, "--explore-after", 0]
-        command += ["--updates-per-round", num_envs // (4 if env == "sign-nav" else 8)]
+        command += [
+            "--updates-per-round",
+            num_envs // (4 if env == "sign-nav" else 8),
+        ]
         command += ["--eval-every", every, "--total-steps", every * stretches]
         command += ["--run-dir", run, "--overwrite"]
         process = subprocess.Popen(
-            [str(word) for word in command], cwd=ROOT,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [str(word) for word in command],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
         _, status, usage = os.wait4(process.pid, 0)

@@ -563,6 +563,16 @@ def test_the_table_is_what_is_computed(name, capsys):
     assert bounds.CSV.read_bytes() == before
 
 
+def test_only_the_whole_table_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounds, "CSV", tmp_path / "bounds.csv")
+    monkeypatch.setattr(bounds, "TASKS", ["coupling"])
+    bounds.main("coupling")
+    assert not bounds.CSV.exists()
+    bounds.main()
+    row = "coupling,1.0000,0.2344,0.3438,0.1250,"
+    assert bounds.CSV.read_text() == f"{bounds.HEADER}\n{row}\n"
+
+
 def test_the_table_has_all_tasks_in_order():
     header, *lines = bounds.CSV.read_text().splitlines()
     assert header == bounds.HEADER

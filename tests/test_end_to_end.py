@@ -1,238 +1,667 @@
 """RL^2, IMPORT, VariBAD: Q-learning over whole trials, and what each adds."""
 
-import os
-import subprocess
-import sys
+import inspect
+import io
+from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
+from unittest import mock
 
+import gymnasium.spaces
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
+import envs
 import import_
 import rl2
 import varibad
 
 torch.set_num_threads(1)
-METHODS = pytest.mark.parametrize("method", [rl2, import_, varibad])
+ALL = rl2, import_, varibad
+METHODS = pytest.mark.parametrize("method", ALL)
 
 
-def setting(method, env, batch=12, **changes):
-    """Untrained networks, and the episodes of a batch of trials."""
+# --- Untrained networks, in which everything matters, and trials --------------
+def arguments(method, setting="imrl", **q_learning):
+    args = method.Args()
+    args.task.setting = setting
+    vars(args.q_learning).update({"hidden_size": 16} | q_learning)
+    return args
+
+
+def agents(method, task, args):
     torch.manual_seed(0)
-    args = method.Args(env=env, **(method.DEFAULTS[env] | changes))
-    task, rng = method.make(args, batch, "train"), np.random.default_rng(0)
+    for _ in range(2):
+        agent = method.Agent(task, args)
+        for module in agent.modules():
+            if isinstance(module, method.Memory):
+                torch.nn.init.normal_(module.reward.weight)
+        if method is import_:
+            torch.nn.init.normal_(agent.h_mu.weight)
+        yield agent
+
+
+def sharpen(agent):
+    """What is known decides what is done."""
+    for part in (agent.memory.lstm, agent.head.advantage):
+        for p in part.parameters():
+            p.data *= 4
+    if isinstance(agent, varibad.Agent):
+        agent.posterior.weight.data *= 5
+        agent.known.weight.data *= 5
+
+
+def play(method, agent, args, task, given, epsilons, knows_mu=None, mu=None):
+    """A trial; only IMPORT is told which of its problems it knows."""
+    inputs = {"agent": agent, "args": args, "task": task, "mu": mu}
+    inputs |= {"instructions": given, "epsilons": epsilons}
+    if method is import_:
+        inputs["knows_mu"] = knows_mu
+        if knows_mu is None:
+            inputs["knows_mu"] = torch.arange(task.num_envs) % 2 == 0
+    return method.trial(**inputs)
+
+
+def trials(method, env="map", setting="imrl", B=12, **q_learning):
+    args = arguments(method, setting, **q_learning)
+    task = envs.make(env, B, setting=setting)
     task.reset(seed=0)
-    agent, target = method.Agent(task, args), method.Agent(task, args)
-    mu, by_id = rng.choice(task.problems["train"], batch), rng.random(12) < 0.5
-    drawn = [None] * (1 + args.no_exploration)
-    inputs = agent, task, mu, drawn, by_id, args, (0.9, 0.9), rng
-    exp, (exe,), _ = method.trial(*inputs)
-    assert len({*exp["length"].tolist()}) > 1 or env == "coupling"
-    return args, agent, target, exp, exe
+    agent, target = agents(method, task, args)
+    given, epsilons = [None, None], (0.9, 0.9)
+    tau_exp, (tau_exec,), _ = play(method, agent, args, task, given, epsilons)
+    assert len({*tau_exp["length"].tolist()}) > 1 or env == "coupling"
+    return args, agent, target, tau_exp, tau_exec
 
 
-def unroll(net, exp, exe, b):
-    """Q at each observation of both episodes, step by step."""
-    state, one, q = (None, None), torch.ones(1, dtype=torch.long), ([], [])
-    for k, (steps, more) in enumerate(((exp, 1), (exe, 0))):
-        for t in range(steps["length"][b] + more):
-            names = "observation", "before", "paid"
-            now = {name: steps[name][b, t][None, None] for name in names}
-            names = "instruction", "problem", "by_id"
-            now |= {name: steps[name][b, None] for name in names}
-            out, state = net(now, one, state)
-            q[k].append(out[0, 0])
-        state = state[0], None
-    return q[0][:-1], q[1]
+def frames(method, B=4, T=5, **q_learning):
+    """The same of a task that shows frames, all at random."""
+    args = arguments(method, **q_learning)
+    space = {
+        "observation": gymnasium.spaces.Box(0, 255, (60, 80, 3), np.uint8),
+        "instruction": gymnasium.spaces.MultiDiscrete([3, 4]),
+    }
+    task = SimpleNamespace(
+        single_observation_space=space, actions=range(3), num_problems=2
+    )
+    agent, target = agents(method, task, args)
+
+    def episode(length, none):
+        prev_action = torch.randint(3, (B, T + 1))
+        prev_action[:, 0] = 3
+        instruction = torch.randint(2, (B, 1, 2))
+        instruction = torch.tensor([2, 3]) if none else instruction
+        length = torch.tensor(length)
+        reward = torch.randn(B, T) * method.valid(length, T) * (not none)
+        return {
+            "observation": torch.randint(256, (B, T + 1, 60, 80, 3)).byte(),
+            "instruction": instruction.expand(B, T + 1, 2),
+            "prev_action": prev_action,
+            "prev_reward": torch.zeros(B, T + 1),
+            "reward": reward,
+            "length": length,
+        }
+
+    tau_exp = episode([5, 2, 1, 4], none=True)
+    tau_exp |= {"mu": torch.tensor([0, 1, 1, 0])}
+    tau_exp |= {"knows_mu": torch.arange(B) < 2}
+    return args, agent, target, tau_exp, episode([3, 5, 2, 4], none=False)
+
+
+def step(tau, b, t):
+    names = "observation", "instruction", "prev_action", "prev_reward"
+    return {name: tau[name][b : b + 1, t : t + 1] for name in names}
+
+
+def unroll(net, taus, b, **known):
+    """What a recurrent network gives at each observation of one trial, its
+    episodes one after the other, step by step: [(length + 1, ...), ...]."""
+    state, outputs = None, []
+    for tau in taus:
+        outputs.append([])
+        for t in range(tau["length"][b] + 1):
+            out, state = net(step(tau, b, t), **known, state=state)
+            outputs[-1].append(out[0, 0])
+    return [torch.stack(out) for out in outputs]
+
+
+def known(method, tau_exp, b):
+    if method is not import_:
+        return {}
+    return {name: tau_exp[name][b : b + 1] for name in ("mu", "knows_mu")}
+
+
+# --- Q-learning over a whole trial --------------------------------------------
+KINDS = {
+    "map": {},
+    "coupling": {"env": "coupling"},
+    "cooking": {"env": "cooking"},
+    "Peng": {"cut_traces": False},
+    "online": {"setting": "online"},
+    "rewards": {"setting": "imrl-rewards"},
+    "standard": {"setting": "standard"},
+    "frames": None,
+}
 
 
 @METHODS
-@pytest.mark.parametrize("env", ["map", "coupling", "no exploration"])
-def test_losses_against_a_slow_loop(method, env):
-    counts = env == "no exploration"
-    changes = {"no_exploration": counts, "execution_episodes": 2}
-    changes |= {"lam": 0.6, "gamma": 0.9}
-    env = "map" if counts else env
-    args, agent, target, exp, exe = setting(method, env, **changes)
-    loss = method.losses(agent, target, exp, exe, args)
-    errors = [], []
-    for b in range(12):
-        q, target_q = unroll(agent, exp, exe, b), unroll(target, exp, exe, b)
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_against_a_slow_loop(method, kind):
+    changes = {"q_lambda": 0.6, "gamma": 0.9}
+    start = frames if kind == "frames" else trials
+    changes |= KINDS[kind] or {}
+    args, agent, target, tau_exp, tau_exec = start(method, **changes)
+    loss = method.losses(agent, target, tau_exp, tau_exec, args)
+    taus, traces = {"exploration": tau_exp, "execution": tau_exec}, 0
+    for b in range(len(tau_exp["length"])):
+        mine = known(method, tau_exp, b)
+        q = unroll(agent, taus.values(), b, **mine)
+        target_q = unroll(target, taus.values(), b, **mine)
         after = 0.0
-        for k, steps, gamma in ((1, exe, args.gamma), (0, exp, 1.0)):
-            for t in reversed(range(len(q[k]))):
-                action = steps["before"][b, t + 1]
-                reward = steps["reward"][b, t]
-                assert k == 1 or counts == (reward != 0)
-                G = (reward + gamma * after).item()
-                errors[k].append((q[k][t][action] - G) ** 2)
-                best = q[k][t].argmax()
-                trace = args.lam if action == best else 0.0
-                v = target_q[k][t][best].item()
-                after = (1 - trace) * v + trace * G
-    for k, name in enumerate(("exploration", "execution")):
-        expected = torch.stack(errors[k]).mean()
-        torch.testing.assert_close(loss[name].mean(), expected)
+        # From the end of the trial to its beginning
+        for k, name in (1, "execution"), (0, "exploration"):
+            tau, gamma = taus[name], args.q_learning.gamma if k else 1.0
+            counts, errors = k or kind == "online", []
+            for t in reversed(range(int(tau["length"][b]))):
+                action, greedy = tau["prev_action"][b, t + 1], q[k][t].argmax()
+                G = tau["reward"][b, t].item() * counts + gamma * after
+                errors.append((q[k][t][action] - G) ** 2)
+                trace = 0.6 if action == greedy or kind == "Peng" else 0.0
+                traces += trace > 0
+                value = target_q[k][t][greedy].item()
+                after = (1 - trace) * value + trace * G
+            expected = sum(errors) / tau["length"].float().mean()
+            torch.testing.assert_close(loss[name][b], expected)
+    assert traces  # else it is only one-step learning
+    exploring = tau_exp["reward"].any()
+    assert exploring == (kind in ("online", "rewards", "standard"))
 
 
 @METHODS
-def test_command_line(method, tmp_path):
-    script, run = method.__file__, ["--run-dir", tmp_path]
-    short = "--env", "map", "--total-steps", 600, "--batch", 8, "--hidden", 8
-    for words in ([*short, *run], ["--eval", tmp_path]):
-        words = [sys.executable, script, *words]
-        done = subprocess.run(
-            [str(word) for word in words], capture_output=True, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-        )
-        assert done.stdout.startswith("map, seed 0: test return ")
-    trials = np.load(tmp_path / "episodes.npz")
-    assert len(trials["exe_reward"]) == 24 * 4
+@pytest.mark.parametrize("start", [trials, frames])
+def test_joined_and_split(method, start):
+    """Both episodes without padding between them; and back again."""
+    _, _, _, tau_exp, tau_exec = start(method)
+    tau = method.join(tau_exp, tau_exec)
+    longest = int((tau_exp["length"] + tau_exec["length"]).max()) + 2
+    assert tau["prev_action"].shape[1] == longest
+    for name in ("observation", "instruction", "prev_action", "prev_reward"):
+        exp, exe = method.split(tau[name], tau_exp)
+        assert exp.shape == tau_exp[name].shape == exe.shape
+        for b, length in enumerate(tau["length"]):
+            first, second = tau_exp["length"][b] + 1, tau_exec["length"][b] + 1
+            assert length + 1 == first + second
+            parts = tau_exp[name][b, :first], tau_exec[name][b, :second]
+            assert torch.cat(parts).equal(tau[name][b, : length + 1])
+            assert exp[b, :first].equal(parts[0])
+            assert exe[b, :second].equal(parts[1])
 
 
 @METHODS
-def test_the_second_execution_remembers_the_first(method):
-    args, agent, _, exp, _ = setting(method, "map")
-    task, mu = method.make(args, 12, "train"), exp["problem"].numpy()
-    given, no_id = np.array([[0], [1]]).repeat(12, 1), np.zeros(12, bool)
-    inputs = agent, task, mu, given, no_id, args, (0.9, 0.0)
-    exp, exes, _ = method.trial(*inputs, np.random.default_rng(0))
-    assert [exe["instruction"][0, 0].item() for exe in exes] == [0, 1]
-    # Both executions, as if they were one that begins twice
-    state = agent(exp, exp["length"] + 1)[1][0], None
-    for exe in exes:
-        q, _ = agent(exe, exe["length"], state)
-        same = q.argmax(2).T[:, :-1] == exe["before"][:, 1:]
-        assert same[torch.arange(20) < exe["length"][:, None]].all()
-        state = agent(exe, exe["length"] + 1, state)[1][0], None
+@pytest.mark.parametrize("start", [trials, frames])
+def test_padding_never_changes_a_loss(method, start):
+    args, agent, target, tau_exp, tau_exec = start(method)
+    torch.manual_seed(1)
+    before = method.losses(agent, target, tau_exp, tau_exec, args)
+    for tau in tau_exp, tau_exec:
+        for name in ("observation", "prev_action", "prev_reward"):
+            T = tau[name].shape[1]
+            tau[name][~method.valid(tau["length"] + 1, T)] = 1
+    torch.manual_seed(1)
+    after = method.losses(agent, target, tau_exp, tau_exec, args)
+    for name, loss in before.items():
+        torch.testing.assert_close(loss, after[name])
+
+
+def gradients(loss, *parameters):
+    inputs = loss.mean(), parameters
+    found = torch.autograd.grad(*inputs, retain_graph=True, allow_unused=True)
+    return any(g is not None and g.abs().sum() > 0 for g in found)
+
+
+TAUGHT = {
+    rl2: {
+        "execution": "memory head",
+        "exploration": "memory head",
+    },
+    import_: {
+        "execution": "memory h_tau h_mu head",
+        "exploration": "memory h_tau h_mu head",
+        "embedding": "memory h_tau",
+    },
+    varibad: {
+        "execution": "eyes known head",
+        "exploration": "eyes known head",
+        "elbo": "memory posterior decoder.action decoder.instruction "
+        "decoder.next decoder.reward",
+    },
+}
+
+
+@METHODS
+@pytest.mark.parametrize("start", [trials, frames])
+def test_which_loss_teaches_what(method, start):
+    args, agent, target, tau_exp, tau_exec = start(method)
+    loss = method.losses(agent, target, tau_exp, tau_exec, args)
+    names = {name.split(".")[0] for name, _ in agent.named_parameters()}
+    names |= {f"decoder.{x}" for x in ("action", "instruction")}
+    names |= {f"decoder.{x}" for x in ("next", "reward")}
+    names -= {"decoder"}
+    taught = {name: set() for name in loss}
+    for part in names:
+        if part.split(".")[0] in dict(agent.named_children()):
+            parameters = [*agent.get_submodule(part).parameters()]
+            for name in loss:
+                if gradients(loss[name], *parameters):
+                    taught[name].add(part)
+    expected = {name: {*x.split()} for name, x in TAUGHT[method].items()}
+    assert taught == expected
+    assert not gradients(sum(loss.values()), *target.parameters())
+
+
+# --- Acting with a memory that goes on ----------------------------------------
+@METHODS
+@pytest.mark.parametrize("setting", ["imrl", "imrl-rewards", "standard"])
+def test_executions_remember_all_that_was_before(method, setting):
+    """Played greedily, executions do what a slow loop over the trial says."""
+    args = arguments(method, setting)
+    task = envs.make("map", 24, setting=setting)
+    task.reset(seed=0)
+    agent, _ = agents(method, task, args)
+    sharpen(agent)
+    n = len(task.names)
+    given = [None, *(torch.full((24,), k % n).numpy() for k in (0, 1, 2))]
+    epsilons = 0.9, 0.0
+    tau_exp, tau_execs, infos = play(method, agent, args, task, given, epsilons)
+    assert len(tau_execs) == 3 and len(infos) == 4
+    for tau, k, info in zip((tau_exp, *tau_execs), (None, 0, 1, 2), infos):
+        assert k is None or (info["instruction"] == k % n).all()
+        assert (info["steps"] == tau["length"].numpy()).all()
+    same, forgetful = [], []
+    for b in range(24):
+        mine = known(method, tau_exp, b)
+        with torch.no_grad():
+            remembered = unroll(agent, [tau_exp, *tau_execs], b, **mine)[1:]
+        for k, tau in enumerate(tau_execs):
+            taken = tau["prev_action"][b, 1 : tau["length"][b] + 1]
+            same.append(remembered[k][:-1].argmax(1).equal(taken))
+            with torch.no_grad():
+                (alone,) = unroll(agent, [tau], b, **mine)
+            forgetful.append(alone[:-1].argmax(1).equal(taken))
+    assert all(same)
+    if setting != "standard":  # where one instruction is all there is
+        assert not all(forgetful)  # the test can fail
+
+
+@METHODS
+def test_a_memory_goes_on_from_each_copy_s_own_end(method):
+    _, agent, _, tau_exp, tau_exec = trials(method)
+    with torch.no_grad():
+        state = method.remember(agent.memory, tau_exp, None)
+        twice = method.remember(agent.memory, tau_exec, state)
+    for b in range(12):
+        alone = None
+        for tau, together in (tau_exp, state), (tau_exec, twice):
+            for t in range(tau["length"][b] + 1):
+                with torch.no_grad():
+                    _, alone = agent.memory(step(tau, b, t), alone)
+            for x, y in zip(together, alone):
+                torch.testing.assert_close(x[:, b], y[:, 0])
+
+
+@METHODS
+def test_episodes_that_all_end_early(method):
+    """They leave padding that no copy has ever reached."""
+    args = arguments(method)
+    task = envs.make("map", 4)
+    agent, target = agents(method, task, args)
+    agent.head.advantage[-1].bias.data[5] = 100.0  # end
+    inputs = agent, args, task, [None, None], (0, 0)
+    tau_exp, (tau_exec,), _ = play(method, *inputs)
+    assert (tau_exp["length"] == 1).all() and (tau_exec["length"] == 1).all()
+    loss = method.losses(agent, target, tau_exp, tau_exec, args)
+    assert all(x.isfinite().all() for x in loss.values())
 
 
 @METHODS
 def test_execution_remembers_the_end_of_exploration(method):
     """coupling shows the problem in the last observation of exploration."""
-    args, agent, _, exp, exe = setting(method, "coupling")
+    _, agent, _, tau_exp, tau_exec = trials(method, "coupling")
 
     def q():
-        _, (lstm, _) = agent(exp, exp["length"] + 1)
-        return agent(exe, exe["length"], (lstm, None))[0][0]
+        return torch.stack(
+            [
+                unroll(
+                    agent, [tau_exp, tau_exec], b, **known(method, tau_exp, b)
+                )[1][0]
+                for b in range(12)
+            ]
+        )
 
     before = q()
-    exp["observation"][:, -1] = (exp["observation"][:, -1] + 1) % 8
+    tau_exp["observation"][:, 1] = (tau_exp["observation"][:, 1] + 1) % 8
     same = (before == q()).all(1)
-    knows = exe["by_id"] if method is import_ else torch.zeros(12).bool()
-    assert same.equal(knows)
+    knows = torch.zeros(12, dtype=torch.bool)
+    assert same.equal(tau_exp["knows_mu"] if method is import_ else knows)
 
 
+@METHODS
+def test_exploring_alone(method):
+    args = arguments(method)
+    task = envs.make("map", 4)
+    agent, _ = agents(method, task, args)
+    mu = torch.tensor([3, 1, 4, 1]).numpy()
+    inputs = agent, args, task, [None], (0.5, 0.5)
+    tau_exp, tau_execs, infos = play(method, *inputs, mu=mu)
+    assert tau_execs == [] and len(infos) == 1
+    assert (infos[0]["problem"] == mu).all()
+    if method is import_:
+        assert tau_exp["mu"].tolist() == mu.tolist()
+
+
+# --- Training -----------------------------------------------------------------
+def run(method, *words):
+    """The status of a command line, and what it has said."""
+    output, error, status = io.StringIO(), io.StringIO(), 0
+    with mock.patch("sys.argv", [method.__file__, *map(str, words)]):
+        with redirect_stdout(output), redirect_stderr(error):
+            try:
+                method.main()
+            except SystemExit as stopped:
+                status = stopped.code
+    return status, output.getvalue(), error.getvalue()
+
+
+SMALL = "--env map --num-envs 16 --hidden-size 8 --batch-size 8".split()
+SMALL += "--eval-every 1000 --updates-per-round 2".split()
+
+
+@METHODS
+@pytest.mark.parametrize("setting", envs.SETTINGS)
+def test_command_line(method, setting, tmp_path):
+    words = *SMALL, "--setting", setting, "--run-dir", tmp_path
+    status, said, error = run(method, *words, "--total-steps", 600)
+    assert status == 0 and said.startswith("map, seed 0: test return "), error
+    assert run(method, "--eval", tmp_path) == (0, said, "")
+    assert run(method, *words, "--total-steps", 600)[0] == 2
+    words = *words, "--total-steps", 3000, "--resume"
+    status, more, error = run(method, *words)
+    assert status == 0 and more != said, error
+    rows = (tmp_path / "progress.csv").read_text().splitlines()
+    names = rows[0].split(",")
+    losses = [f"{name}_loss" for name in TAUGHT[method]]
+    assert names[-len(losses) :] == losses and len(rows) >= 4
+    last = dict(zip(names, map(float, rows[-1].split(","))))
+    assert all(np.isfinite(last[name]) for name in losses)
+    for other in {*ALL} - {method}:
+        status, _, error = run(other, "--eval", tmp_path)
+        assert status == 2 and method.METHOD in error
+
+
+@METHODS
+def test_coupling_is_learned(method, tmp_path):
+    words = "--env coupling --num-actions 4 --hidden-size 32".split()
+    words += "--total-steps 5000 --eval-every 5000".split()
+    status, said, error = run(method, *words, "--run-dir", tmp_path)
+    assert status == 0 and "test return 1.000" in said, said + error
+
+
+def spy(monkeypatch, place, name):
+    """Of each call: the arguments by their names, and what it gave."""
+    calls, function = [], getattr(place, name)
+
+    def call(*args, **kwargs):
+        names = inspect.signature(function).bind(*args, **kwargs).arguments
+        given = function(*args, **kwargs)
+        calls.append((names, given))
+        return given
+
+    monkeypatch.setattr(place, name, call)
+    return calls
+
+
+@METHODS
+def test_what_a_run_plays_and_learns(method, tmp_path, monkeypatch):
+    played = spy(monkeypatch, method, "trial")
+    learned = spy(monkeypatch, method, "losses")
+    sampled = spy(monkeypatch, method.ReplayBuffer, "sample")
+    optimizers = spy(monkeypatch, torch.optim, "AdamW")
+    words = *SMALL, "--total-steps", 1500, "--weight-decay", 0.1
+    assert run(method, *words, "--run-dir", tmp_path)[0] == 0
+    rounds = [x for x, _ in played if x["task"].split == "train"]
+    tests = [x for x, _ in played if x["task"].split == "test"]
+    assert len(rounds) > 2 and len(tests) > 1
+
+    # Training: each copy has its epsilon, while exploring another one
+    epsilon = 0.15 ** torch.linspace(0, 1, 16)
+    for x in rounds:
+        exploring, executing = x["epsilons"]
+        assert executing.equal(epsilon) and not exploring.equal(epsilon)
+        assert exploring.sort(descending=True)[0].equal(epsilon)
+        assert x["mu"] is None and x["instructions"] == [None, None]
+    agent, target = (learned[0][0][name] for name in ("agent", "target"))
+    assert all(x["agent"] is agent for x in rounds)
+    for x in tests:
+        assert x["epsilons"] == (0, 0) and x["agent"] is target
+    if method is import_:
+        share = torch.cat([x["knows_mu"] for x in rounds]).float().mean()
+        assert 0.3 < share < 0.7
+        assert not any(x["knows_mu"].any() for x in tests)
+
+    # Learning: all but h(mu) decays; what was drawn has its TD error
+    groups = optimizers[0][1].param_groups
+    decays = {
+        p: group["weight_decay"] for group in groups for p in group["params"]
+    }
+    assert {*decays} == {*agent.parameters()} and agent is not target
+    for name, p in agent.named_parameters():
+        assert decays[p] == (0.0 if name == "h_mu.weight" else 0.1)
+    assert all(group["initial_lr"] == 1e-3 for group in groups)
+    _, loss = learned[-1]
+    instance, slots = sampled[-1][0]["self"], sampled[-1][1][0]
+    error = loss["execution"] + loss["exploration"]
+    expected = (error.detach() + 1e-6) ** 0.4
+    for slot in slots:  # drawn twice, one of two holds
+        near = torch.isclose(instance.priority[slot], expected)
+        assert near[slots == slot].any()
+    assert len(learned) == 2 * len(rounds)
+
+
+# --- IMPORT -------------------------------------------------------------------
 def test_import_passes_on_only_h():
     """With the id, the past is forgotten; without, the id changes nothing."""
-    _, agent, _, exp, _ = setting(import_, "map")
-    before, _ = agent(exp, exp["length"])
-    last = exp["before"].clone()
-    exp["before"][:, 1] = (last[:, 1] + 1) % 6
-    changed = (agent(exp, exp["length"])[0] != before).any(2).any(0)
-    assert changed.equal(~exp["by_id"])
-    exp["before"], exp["problem"] = last, (exp["problem"] + 1) % 24
-    changed = (agent(exp, exp["length"])[0] != before).any(2).any(0)
-    assert changed.equal(exp["by_id"])
+    _, agent, _, tau, _ = trials(import_)
+
+    def q():
+        return agent(
+            {name: tau[name] for name in import_.READ}
+            | {"length": tau["length"]},
+            tau["mu"],
+            tau["knows_mu"],
+        )[0]
+
+    before, last = q(), tau["prev_action"].clone()
+    tau["prev_action"][:, 1] = (last[:, 1] + 1) % 6
+    changed = (q() != before).flatten(1).any(1)
+    assert changed.equal(~tau["knows_mu"])
+    tau["prev_action"], tau["mu"] = last, (tau["mu"] + 1) % 24
+    changed = (q() != before).flatten(2).any(2)
+    assert changed.equal(tau["knows_mu"][:, None].expand(changed.shape))
 
 
-def test_import_pulls_the_trial_towards_the_id():
-    """The pull is over every step of both episodes, and moves no id."""
-    args, agent, target, exp, exe = setting(import_, "map")
-    loss = import_.losses(agent, target, exp, exe, args)["embedding"].mean()
-    informed, gaps = agent.policy.memory, []
+@pytest.mark.parametrize("start", [trials, frames])
+def test_import_pulls_the_trial_towards_the_id(start):
+    """Over every step of both episodes; it moves no id."""
+    args, agent, target, tau_exp, tau_exec = start(import_)
+    args.import_.pull_coef = 0.3
+    loss = import_.losses(agent, target, tau_exp, tau_exec, args)["embedding"]
+    taus, steps = (tau_exp, tau_exec), 0
+    for b in range(len(tau_exp["mu"])):
+        exp, exe = unroll(agent.memory, taus, b)
+        x = torch.cat([exp, exe[:-1]])  # all at which it acts, and one end
+        steps += len(x)
+        h = agent.h_tau(x[:, :16])
+        gap = ((h - agent.h_mu.weight[tau_exp["mu"][b]]) ** 2).sum()
+        length = 1 + sum(tau["length"] for tau in taus).float().mean()
+        torch.testing.assert_close(loss[b], 0.3 * gap / length)
+    assert steps == round(length.item() * len(loss))
+
+
+def test_import_defaults():
+    for env, pull in ("map", 1.0), ("cooking", 0.1), ("sign-nav", 0.1):
+        with mock.patch("sys.argv", ["import_.py", "--env", env]):
+            assert import_.parse().import_.pull_coef == pull
+
+
+def test_the_id_never_reaches_meta_test(monkeypatch):
+    args, agent, _, _, _ = trials(import_)
+    sharpen(agent)
+
+    def actions():
+        played = spy(monkeypatch, import_, "act")
+        import_.evaluate(agent, args)
+        monkeypatch.undo()
+        return torch.stack([tau["prev_action"] for _, (tau, _) in played])
+
+    honest = actions()
+    assert len(honest) == 2
+    torch.nn.init.normal_(agent.h_mu.weight)
+    assert actions().equal(honest)
+    torch.nn.init.normal_(agent.h_tau.weight)  # the test can fail
+    assert not actions().equal(honest)
+
+
+# --- VariBAD ------------------------------------------------------------------
+def test_varibad_divergence():
+    new, old = torch.randn(2, 5, 3, 8)
+    normal = [Normal(x[..., :4], (x[..., 4:] / 2).exp()) for x in (new, old)]
+    expected = kl_divergence(*normal).sum(-1)
+    torch.testing.assert_close(varibad.divergence(new, old), expected)
+
+
+@pytest.mark.parametrize("start", [trials, frames])
+def test_varibad_elbo(start, monkeypatch):
+    """What is predicted of both episodes, and the mean divergence of each
+    posterior from the one before, the first from Normal(0, I)."""
+    args, agent, target, tau_exp, tau_exec = start(varibad)
+    B = len(tau_exp["length"])
+    error, of = torch.rand(2, B), []
+
+    def decoding_error(agent, m, tau):
+        of.append((m, tau))
+        return error[len(of) - 1]
+
+    monkeypatch.setattr(varibad, "decoding_error", decoding_error)
+    args.varibad.kl_coef, args.varibad.prefixes = 0.7, 3
+    loss = varibad.losses(agent, target, tau_exp, tau_exec, args)["elbo"]
+    (m, first), (same, second) = of
+    assert first is tau_exp and second is tau_exec and same is m
+    assert m.shape == (B, 3, 8)
+    mean_length = (tau_exp["length"] + tau_exec["length"]).float().mean()
+    for b in range(B):
+        exp, exe = unroll(agent.believe, (tau_exp, tau_exec), b)
+        old, total = Normal(torch.zeros(8), 1.0), 0.0
+        posteriors = torch.cat([exp, exe[:-1]])
+        for x in posteriors:
+            new = Normal(x[:8], (x[8:] / 2).exp())
+            total += kl_divergence(new, old).sum()
+            old = new
+        kl = total / len(posteriors)
+        expected = (error[:, b].sum() + 0.7 * kl) / mean_length
+        torch.testing.assert_close(loss[b], expected)
+
+
+def test_varibad_predicts_from_posteriors_of_all_steps(monkeypatch):
+    args, agent, target, tau_exp, tau_exec = trials(varibad)
+    given = spy(monkeypatch, varibad, "decoding_error")
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    args.varibad.prefixes = 400
+    varibad.losses(agent, target, tau_exp, tau_exec, args)
     for b in range(12):
-        state, one = (None, None), torch.ones(1, dtype=torch.long)
-        for steps, more in ((exp, 1), (exe, 0)):
-            for t in range(steps["length"][b] + more):
-                names = "observation", "before", "paid"
-                now = {name: steps[name][b, t][None, None] for name in names}
-                now["instruction"] = steps["instruction"][b, None]
-                x, _, state = informed.memory(now, one, state)
-                h = informed.trial(x[0, : args.hidden])
-                gaps.append(((h - informed.id(exp["problem"][b])) ** 2).sum())
-            state = state[0], None
-    expected = args.pull * torch.stack(gaps).mean()
-    torch.testing.assert_close(loss, expected)
-    inputs = loss, informed.id.weight
-    (moved,) = torch.autograd.grad(*inputs, allow_unused=True)
-    assert moved is None
+        m = given[0][0]["m"][b]  # (400, 8)
+        exp, exe = unroll(agent.believe, (tau_exp, tau_exec), b)
+        means = torch.cat([exp, exe[:-1]])[:, :8]
+        near = (m[:, None] - means).abs().amax(2) < 1e-5
+        assert near.any(1).all() and near.any(0).all()
 
 
-def gradients(loss, module):
-    inputs = loss.mean(), [*module.parameters()]
-    found = torch.autograd.grad(*inputs, retain_graph=True, allow_unused=True)
-    return sum(g.abs().sum() for g in found if g is not None) > 0
+def test_varibad_latents_have_mean_and_variance(monkeypatch):
+    args, agent, target, tau_exp, tau_exec = trials(varibad)
+    torch.nn.init.zeros_(agent.posterior.weight)
+    mean = torch.linspace(-2, 2, 8)
+    log_var = torch.linspace(-3, 2, 8)
+    agent.posterior.bias.data = torch.cat([mean, log_var])
+    given = spy(monkeypatch, varibad, "decoding_error")
+    args.varibad.prefixes = 500
+    varibad.losses(agent, target, tau_exp, tau_exec, args)
+    m = given[0][0]["m"].flatten(0, 1)
+    close = {"rtol": 0.05, "atol": 0.1}
+    torch.testing.assert_close(m.mean(0), mean, **close)
+    torch.testing.assert_close(m.std(0), (log_var / 2).exp(), **close)
+    assert m.requires_grad
 
 
-def test_varibad_learns_its_belief_from_the_elbo_alone():
-    args, agent, target, exp, exe = setting(varibad, "map")
-    loss = varibad.losses(agent, target, exp, exe, args)
-    belief = agent.policy.memory
-    elbo = "encoder", "posterior", "next", "reward"
-    policy = "features", "known"
-    taught = {
-        (name, part)
-        for name in loss
-        for part in elbo + policy
-        if gradients(loss[name], getattr(belief, part))
-    }
-    losses = ("elbo", elbo), ("execution", policy), ("exploration", policy)
-    assert taught == {(name, part) for name, parts in losses for part in parts}
-
-
-def test_varibad_wants_mean_and_variance_of_one_size():
-    with pytest.raises(ValueError, match="--hidden"):
-        varibad.Args(hidden=63)
-
-
-def test_varibad_divergences_of_successive_posteriors():
-    """The mean over both episodes; the first from Normal(0, I)."""
-    elbo = {}
-    for kl in (0.0, 1.0):
-        args, agent, target, exp, exe = setting(varibad, "map", kl=kl)
-        torch.manual_seed(1)
-        elbo[kl] = varibad.losses(agent, target, exp, exe, args)["elbo"]
-    belief, mean_length = agent.policy.memory, 0
-    mean_length = (exp["length"] + exe["length"]).float().mean()
-    for b in range(12):
-        state, one = (None, None), torch.ones(1, dtype=torch.long)
-        old, total = torch.distributions.Normal(torch.zeros(32), 1.0), 0.0
-        for steps, more in (exp, 1), (exe, 0):
-            for t in range(steps["length"][b] + more):
-                names = "observation", "before", "paid"
-                now = {name: steps[name][b, t][None, None] for name in names}
-                now["instruction"] = steps["instruction"][b, None]
-                x, _, state = belief.encoder(now, one, state)
-                mean, log_var = belief.posterior(x[0]).chunk(2)
-                new = torch.distributions.Normal(mean, (log_var / 2).exp())
-                total += torch.distributions.kl_divergence(new, old).sum()
-                old = new
-            state = state[0], None
-        mean = total / (exp["length"][b] + exe["length"][b] + 1)
-        paid = (elbo[1.0] - elbo[0.0])[b] * mean_length
-        torch.testing.assert_close(paid, mean, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("rewarded", [False, True])
-def test_varibad_predicts_every_transition(rewarded):
-    args, agent, _, _, exe = setting(varibad, "map")
-    belief, m = agent.policy.memory, torch.randn(3, 12, 32)
-    found = belief.decode(m, exe, rewarded)
+@pytest.mark.parametrize("instructed", [False, True])
+def test_varibad_predicts_every_transition(instructed):
+    """With an instruction, rewards as well."""
+    _, agent, _, tau_exp, tau_exec = trials(varibad)
+    tau, decoder = tau_exec, agent.decoder
+    if not instructed:
+        tau = tau_exp | {"reward": tau_exec["reward"]}  # none of them counts
+    m, nvec = torch.randn(12, 3, 8), decoder.sizes
+    assert (
+        nvec
+        == envs.make("map")
+        .single_observation_space["observation"]
+        .nvec.tolist()
+    )
+    found = varibad.decoding_error(agent, m, tau)
     for b in range(12):
         total = 0.0
-        i = belief.instruction(exe["instruction"][b]).flatten()
-        for t in range(exe["length"][b]):
-            observation = exe["observation"][b, t : t + 2]
-            s, then = belief.encoder.features(observation)[0]
-            known = torch.cat([s, belief.action(exe["before"][b, t + 1])])
+        for t in range(tau["length"][b]):
+            now = {"observation": tau["observation"][b, t : t + 2][None]}
+            s, s_next = agent.memory.encode(now)[0][0]
+            action = decoder.action.weight[tau["prev_action"][b, t + 1]]
+            i = decoder.instruction(tau["instruction"][b, t]).flatten()
             for k in range(3):
-                logits = belief.next(torch.cat([m[k, b], known]))
-                for field, x in enumerate(logits.split([*belief.nvec])):
-                    token = observation[1, field]
-                    total += torch.nn.functional.cross_entropy(x, token) / 3
-                if rewarded:
-                    inputs = torch.cat([m[k, b], known, then, i])
-                    error = belief.reward(inputs)[0] - exe["reward"][b, t]
-                    total += error**2 / 3
+                x = torch.cat([m[b, k], s, action])
+                logits = decoder.next(x).split(nvec)
+                for x_, token in zip(logits, now["observation"][0, 1]):
+                    total += torch.nn.functional.cross_entropy(x_, token) / 3
+                if instructed:
+                    reward = decoder.reward(torch.cat([x, s_next, i]))[0]
+                    total += (reward - tau["reward"][b, t]) ** 2 / 3
         torch.testing.assert_close(found[b], total)
+
+
+def test_varibad_predicts_blocks_of_pixels():
+    frame = torch.randint(256, (2, 60, 80, 3)).byte()
+    predicted = torch.rand(2, 4, 3 * 6 * 8)
+    found = varibad.surprise(frame, predicted, [3 * 6 * 8])
+    for r in range(2):
+        for k in range(4):
+            total, guess = 0.0, iter(predicted[r, k])
+            for color in range(3):
+                for y in range(0, 60, 10):
+                    for x in range(0, 80, 10):
+                        block = frame[r, y : y + 10, x : x + 10, color]
+                        block = block.float().mean() / 255
+                        total += (next(guess) - block) ** 2
+            torch.testing.assert_close(found[r, k], total)
+
+
+def test_varibad_acts_on_mean_and_variance():
+    _, agent, _, tau, _ = trials(varibad)
+    belief, _ = agent.believe(tau)
+    before = agent.q(tau, belief)
+    for part in range(16):
+        other = belief.detach().clone()
+        other[:, :, part] += 1
+        assert (agent.q(tau, other) != before).any()
+
+
+def test_varibad_defaults():
+    for env, coef in ("map", 4e-3), ("coupling", 4e-4):
+        with mock.patch("sys.argv", ["varibad.py", "--env", env]):
+            args = varibad.parse().varibad
+            assert (args.kl_coef, args.prefixes) == (coef, 4)

@@ -1,23 +1,71 @@
 """What the method scripts share is the same to the letter."""
 
-import re
+import ast
+import inspect
 from pathlib import Path
 
 import pytest
 
+import dream
+import import_
+import rl2
+import varibad
+
 ROOT = Path(__file__).resolve().parent.parent
-END_TO_END = "rl2.py", "import_.py", "varibad.py"
-
-
-def shared(script):
-    """{title of a marked block: its lines}."""
-    text = (ROOT / script).read_text()
-    pattern = r"# --- shared: (.*?) -+\n(.*?)# --- end of shared -"
-    return dict(re.findall(pattern, text, flags=re.DOTALL))
+END_TO_END = rl2, import_, varibad
+EVERYWHERE = (
+    "RunArgs TaskArgs QLearningArgs mlp Memory QHead lambda_returns valid "
+    "act td_loss ReplayBuffer save load open_run parse main"
+).split()
+OF_WHOLE_TRIALS = "join split worth_of_start q_losses remember load_agent"
 
 
 @pytest.mark.parametrize("script", END_TO_END)
-def test_shared_blocks_are_equal(script):
-    blocks, whole = shared("dream.py"), shared("rl2.py")
-    assert len(blocks) == 2 and len(whole) == 3 and all(whole.values())
-    assert shared(script) == blocks | whole
+def test_what_every_method_has(script):
+    for name in EVERYWHERE:
+        if name == "QLearningArgs":  # says what else has the size of a layer
+            assert vars(script.QLearningArgs()) == vars(dream.QLearningArgs())
+        else:
+            here, there = getattr(script, name), getattr(dream, name)
+            assert inspect.getsource(here) == inspect.getsource(there), name
+    check = inspect.getsource(script.Args.__post_init__)
+    assert check == inspect.getsource(dream.Args.__post_init__)
+    assert script.EXPECTED == dream.EXPECTED
+    assert dream.RANGES.items() <= script.RANGES.items()
+
+
+@pytest.mark.parametrize("script", [import_, varibad])
+def test_what_learning_of_whole_trials_has(script):
+    for name in OF_WHOLE_TRIALS.split():
+        here, there = getattr(script, name), getattr(rl2, name)
+        assert inspect.getsource(here) == inspect.getsource(there), name
+    assert script.READ == rl2.READ
+
+
+@pytest.mark.parametrize("script", END_TO_END)
+def test_defaults_of_a_task_are_of_all_methods(script):
+    """But for the options of the methods themselves."""
+    for env in {*dream.DEFAULTS, *script.DEFAULTS}:
+        shared = []
+        for method in (dream, script):
+            groups = method.RunArgs(), method.QLearningArgs()
+            names = {name for group in groups for name in vars(group)}
+            of_task = method.DEFAULTS.get(env, {}).items()
+            shared.append({name: x for name, x in of_task if name in names})
+        assert shared[0] == shared[1], env
+
+
+def imported(path):
+    """The modules that a script imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+
+
+def test_no_script_imports_another_but_envs():
+    scripts = {path.stem: path for path in ROOT.glob("*.py")}
+    assert {"dream", "rl2", "import_", "varibad", "envs"} <= {*scripts}
+    for name, path in scripts.items():
+        assert {*imported(path)} & {*scripts} <= {"envs"} - {name}, name
