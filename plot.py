@@ -93,7 +93,7 @@ def mean_over_seeds(seeds, x):
 
 
 def curves(env: str, seconds: bool = False, results=RESULTS, out=FIGURES):
-    """Test return while training: mean and 95 % interval over seeds. Dotted:
+    """Test return in training: mean, 95 % interval (cut at the frame). Dotted:
     with rewards in exploration (--setting imrl-rewards)."""
     x = "seconds" if seconds else "env_steps"
     figure, ax = plt.subplots(figsize=(8, 4.5))
