@@ -326,7 +326,8 @@ def test_a_hand_worked_episode(setting):
 
     assert tau["length"].tolist() == [8, 3]
     assert len(policy.shown) == 8, "it must stop once all have ended"
-    assert tau["prev_action"][0].tolist() == [6, *walk] + 12 * [6]
+    # td_loss reads Q by it, so that padding must be an action, too.
+    assert tau["prev_action"][0].tolist() == [6, *walk] + 12 * [0]
     assert tau["prev_action"][1, :4].tolist() == [6, RIGHT, UP, END]
     reward = torch.zeros(2, 20)
     reward[0, :7], reward[0, 7] = -0.1, 1.0
