@@ -395,9 +395,10 @@ def act(policy, task, start, epsilon, args):
         "instruction": batch["instruction"][:, None].repeat_interleave(
             T + 1, 1
         ),
-        "prev_action": torch.tensor([A] + T * [0]).repeat(N, 1),  # A: none
+        "prev_action": torch.zeros(N, T + 1, dtype=torch.long),
         "prev_reward": torch.zeros(N, T + 1),
     }
+    tau["prev_action"][:, 0] = A  # none
     reward, state, random = torch.zeros(N, T), None, None
     for t in range(T):
         step = {name: x[:, t : t + 1] for name, x in tau.items()}
@@ -502,7 +503,8 @@ def save(path, content):
 def load(path):
     """What this method has saved there."""
     try:
-        saved = torch.load(path, weights_only=True)
+        device = torch.get_default_device()
+        saved = torch.load(path, device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if saved["config"]["method"] != METHOD:

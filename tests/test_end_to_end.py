@@ -472,21 +472,25 @@ def test_import_passes_on_only_h():
     """With the id, the past is forgotten; without, the id changes nothing."""
     _, agent, _, tau, _ = trials(import_)
 
-    def q():
-        return agent(
-            {name: tau[name] for name in import_.READ}
-            | {"length": tau["length"]},
-            tau["mu"],
-            tau["knows_mu"],
-        )[0]
+    def changed(**changes):
+        q = [
+            agent({name: x[name] for name in import_.READ}, x["mu"], knows_mu)
+            for x in (tau, tau | changes)
+        ]
+        return (q[0][0] != q[1][0]).any(2)  # (12, T + 1)
 
-    before, last = q(), tau["prev_action"].clone()
-    tau["prev_action"][:, 1] = (last[:, 1] + 1) % 6
-    changed = (q() != before).flatten(1).any(1)
-    assert changed.equal(~tau["knows_mu"])
-    tau["prev_action"], tau["mu"] = last, (tau["mu"] + 1) % 24
-    changed = (q() != before).flatten(2).any(2)
-    assert changed.equal(tau["knows_mu"][:, None].expand(changed.shape))
+    knows_mu, changes = tau["knows_mu"], {}
+    for name, sizes in ("prev_action", 6), ("observation", torch.tensor(9)):
+        changes[name] = tau[name].clone()
+        changes[name][:, 1] = (tau[name][:, 1] + 1) % sizes
+    acted = changed(prev_action=changes["prev_action"])
+    assert not acted[:, 0].any() and acted[:, 1:].any(1).equal(~knows_mu)
+    # What is seen now is not forgotten
+    changes["observation"][..., 2] = tau["observation"][..., 2]
+    seen = changed(observation=changes["observation"])
+    assert seen[:, 1].all() and seen[:, 2:].any(1).equal(~knows_mu)
+    other = changed(mu=(tau["mu"] + 1) % 24)
+    assert other.equal(knows_mu[:, None].expand(other.shape))
 
 
 @pytest.mark.parametrize("start", [trials, frames])
@@ -511,6 +515,12 @@ def test_import_defaults():
     for env, pull in ("map", 1.0), ("cooking", 0.1), ("sign-nav", 0.1):
         with mock.patch("sys.argv", ["import_.py", "--env", env]):
             assert import_.parse().import_.pull_coef == pull
+
+
+def test_import_begins_with_ids_that_are_nearly_equal():
+    args = import_.Args()
+    agent = import_.Agent(envs.make("distracting-bus"), args)
+    assert abs(agent.h_mu.weight.std() - 0.1) < 0.01
 
 
 def test_the_id_never_reaches_meta_test(monkeypatch):
@@ -650,7 +660,7 @@ def test_varibad_predicts_blocks_of_pixels():
             torch.testing.assert_close(found[r, k], total)
 
 
-def test_varibad_acts_on_mean_and_variance():
+def test_varibad_acts_on_what_it_sees_and_on_mean_and_variance():
     _, agent, _, tau, _ = trials(varibad)
     belief, _ = agent.believe(tau)
     before = agent.q(tau, belief)
@@ -658,6 +668,17 @@ def test_varibad_acts_on_mean_and_variance():
         other = belief.detach().clone()
         other[:, :, part] += 1
         assert (agent.q(tau, other) != before).any()
+    seen = tau["observation"].clone()
+    seen[:, 3, 0] = (seen[:, 3, 0] + 1) % 9
+    changed = (agent.q(tau | {"observation": seen}, belief) != before).any(2)
+    assert changed[:, 3].all() and changed.sum() == 12  # then, not later
+    # By both: waves, with what is believed, within bounds; and sums
+    agent.known.weight.data *= 1e6
+    agent.eyes.encode = lambda tau: [torch.ones(12, 21, 16)] * 2
+    q = agent.q(tau, belief)
+    known = (agent.known(torch.cat([belief, torch.ones(12, 21, 16)], 2))).sign()
+    x = torch.cat([known, torch.ones(12, 21, 16)], 2)
+    torch.testing.assert_close(q, agent.head(x, tau["instruction"]))
 
 
 def test_varibad_defaults():
