@@ -611,7 +611,7 @@ def train(args):
         count["trials"] += n
 
         # UPDATE
-        # All are drawn at once, new trials, of the largest priority, repeatedly.
+        # All are drawn at once: new trials, of largest priority, repeatedly
         drawn = buffer.draw(q.updates_per_round * q.batch_size)
         for slots in drawn.split(q.batch_size):
             tau_exp, tau_exec = buffer.sample(slots)
