@@ -532,14 +532,16 @@ class ReplayBuffer:
         self.priority[slots] = self.priority.max()
         self.added += N
 
-    def sample(self, B):
-        """The slots of B trials (B,), and copies of their episodes."""
-        slots = self.priority[: self.added].multinomial(B, replacement=True)
-        taus = [
+    def draw(self, n):
+        """The slots of n trials, (n,)."""
+        return self.priority[: self.added].multinomial(n, replacement=True)
+
+    def sample(self, slots):
+        """Copies of the episodes in these slots (B,)."""
+        return [
             {name: x.index_select(0, slots) for name, x in tau.items()}
             for tau in self.taus
         ]
-        return slots, taus
 
 
 # --- 5. Training --------------------------------------------------------------
@@ -681,8 +683,10 @@ def train(args):
         count["trials"] += n
 
         # UPDATE
-        for _ in range(q.updates_per_round):
-            slots, (tau_exp, tau_exec) = buffer.sample(q.batch_size)
+        # All are drawn at once: new trials, of largest priority, repeatedly
+        drawn = buffer.draw(q.updates_per_round * q.batch_size)
+        for slots in drawn.split(q.batch_size):
+            tau_exp, tau_exec = buffer.sample(slots)
             loss = losses(agent, target, tau_exp, tau_exec, args)
             optimizer.zero_grad()
             sum(x.mean() for x in loss.values()).backward()

@@ -419,11 +419,12 @@ def numbered(first, N):
 def test_the_replay_keeps_the_latest_trials():
     replay = dream.ReplayBuffer(10)
     replay.add(*numbered(0, 4))
-    slots, (tau, _) = replay.sample(200)
+    tau, _ = replay.sample(replay.draw(200))
     assert {*tau["mu"].tolist()} == {0, 1, 2, 3}, "only what has been stored"
     for first in range(4, 24, 4):
         replay.add(*numbered(first, 4))
-    slots, (tau_exp, tau_exec) = replay.sample(500)
+    slots = replay.draw(500)
+    tau_exp, tau_exec = replay.sample(slots)
     assert {*tau_exp["mu"].tolist()} == {*range(14, 24)}
     assert {*slots.tolist()} == {*range(10)}
     assert (tau_exp["mu"] % 10 == slots).all()
@@ -431,7 +432,7 @@ def test_the_replay_keeps_the_latest_trials():
     assert tau_exec["reward"].shape == (500, 3)
     assert tau_exec["reward"][:, 0].equal(tau_exp["mu"] / 2)
     tau_exp["mu"] += 1
-    _, (again, _) = replay.sample(500)
+    again, _ = replay.sample(slots)
     assert again["mu"].max() == 23, "what is drawn must be a copy"
 
 
@@ -440,7 +441,7 @@ def test_the_replay_draws_in_proportion_to_priority():
     replay = dream.ReplayBuffer(100)
     replay.add(*numbered(0, 4))
     replay.priority[:4] = torch.tensor([1.0, 0.0, 3.0, 4.0])
-    slots, _ = replay.sample(20_000)
+    slots = replay.draw(20_000)
     found = slots.bincount(minlength=4) / 20_000
     expected = torch.tensor([1 / 8, 0, 3 / 8, 1 / 2])
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)

@@ -458,7 +458,7 @@ def test_what_a_run_plays_and_learns(method, tmp_path, monkeypatch):
         assert decays[p] == (0.0 if name == "h_mu.weight" else 0.1)
     assert all(group["initial_lr"] == 1e-3 for group in groups)
     _, loss = learned[-1]
-    instance, slots = sampled[-1][0]["self"], sampled[-1][1][0]
+    instance, slots = (sampled[-1][0][name] for name in ("self", "slots"))
     error = loss["execution"] + loss["exploration"]
     expected = (error.detach() + 1e-6) ** 0.4
     for slot in slots:  # drawn twice, one of two holds
@@ -608,7 +608,8 @@ def test_varibad_latents_have_mean_and_variance(monkeypatch):
     close = {"rtol": 0.05, "atol": 0.1}
     torch.testing.assert_close(m.mean(0), mean, **close)
     torch.testing.assert_close(m.std(0), (log_var / 2).exp(), **close)
-    assert m.requires_grad
+    (moved,) = torch.autograd.grad(m.sum(), agent.posterior.bias)
+    assert (moved[:8] == len(m)).all() and (moved[8:] != 0).all()
 
 
 @pytest.mark.parametrize("instructed", [False, True])
@@ -672,13 +673,13 @@ def test_varibad_acts_on_what_it_sees_and_on_mean_and_variance():
     seen[:, 3, 0] = (seen[:, 3, 0] + 1) % 9
     changed = (agent.q(tau | {"observation": seen}, belief) != before).any(2)
     assert changed[:, 3].all() and changed.sum() == 12  # then, not later
-    # By both: waves, with what is believed, within bounds; and sums
+    # By waves, with what is believed, within bounds; and by sums
     agent.known.weight.data *= 1e6
-    agent.eyes.encode = lambda tau: [torch.ones(12, 21, 16)] * 2
-    q = agent.q(tau, belief)
-    known = (agent.known(torch.cat([belief, torch.ones(12, 21, 16)], 2))).sign()
-    x = torch.cat([known, torch.ones(12, 21, 16)], 2)
-    torch.testing.assert_close(q, agent.head(x, tau["instruction"]))
+    waves, sums = torch.ones(12, 21, 16), torch.full((12, 21, 16), 2.0)
+    agent.eyes.encode = lambda tau: (waves, sums)
+    known = agent.known(torch.cat([belief, waves], 2)).sign()
+    q = agent.head(torch.cat([known, sums], 2), tau["instruction"])
+    torch.testing.assert_close(agent.q(tau, belief), q)
 
 
 def test_varibad_defaults():
