@@ -573,14 +573,24 @@ def save(path, content):
 
 def load(path):
     """What this method has saved there."""
+    device = torch.get_default_device()
     try:
-        device = torch.get_default_device()
         saved = torch.load(path, device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if saved["config"]["method"] != METHOD:
-        raise ValueError(f"{path} is of {saved['config']['method']}")
+        method = saved["config"]["method"]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path} cannot be read: {reason}") from error
+    if method != METHOD:
+        raise ValueError(f"{path} is of {method}, not of {METHOD}")
     return saved
+
+
+def restore(part, state):
+    """Load the state of a network, an optimizer or a scheduler."""
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ValueError("what was saved is of another version") from error
 
 
 def load_agent(run_dir):
@@ -589,7 +599,7 @@ def load_agent(run_dir):
     for name, group in vars(args).items():
         vars(group).update(saved["config"][name])
     agent = Agent(envs.make(**vars(args.task)), args)
-    agent.load_state_dict(saved["agent"])
+    restore(agent, saved["agent"])
     return agent, args, saved["row"]
 
 
@@ -602,7 +612,7 @@ def open_run(args):
     config = json.dumps({"method": METHOD, **asdict(args)}, default=str)
     config, saved = json.loads(config), None
     path.mkdir(parents=True, exist_ok=True)
-    if any(path.iterdir()):
+    if any(file.suffix != ".part" for file in path.iterdir()):
         if not (run.resume or run.overwrite):
             raise ValueError(f"{path} is in use: --resume or --overwrite it")
         if run.resume:
@@ -614,7 +624,7 @@ def open_run(args):
     return path, config, saved
 
 
-def train(args):
+def train(args, bar):
     """Train an agent; the last row of its progress.csv."""
     run, q, n = args.run, args.q_learning, args.q_learning.num_envs
     torch.manual_seed(run.seed)
@@ -638,13 +648,12 @@ def train(args):
     parts |= {"optimizer": optimizer, "scheduler": scheduler}
     if saved:
         for name, part in parts.items():
-            part.load_state_dict(saved[name])
+            restore(part, saved[name])
         vars(buffer).update(saved["buffer"])
         count, logged, rows, next_test, *random = saved["progress"]
-        torch.set_rng_state(random[0])
+        torch.set_rng_state(random[0].cpu())
         task.np_random.bit_generator.state = random[1]
     next_save, total = 0.0, run.total_steps
-    bar = tqdm(total=total, initial=count["env_steps"], unit=" steps")
     while True:
         final = count["env_steps"] >= total
 
@@ -668,9 +677,8 @@ def train(args):
             save(path / "config.json", json.dumps(config, indent=1))
             state = {"config": config, "agent": target.state_dict(), "row": row}
             save(path / "agent.pt", state)
-            bar.set_postfix(test_return=row["test_return"])
+            bar.set_postfix({"test_return": row["test_return"]}, refresh=False)
         if final:
-            bar.close()
             return row
 
         # EXPLORE, EXECUTE
@@ -688,6 +696,10 @@ def train(args):
         for slots in drawn.split(q.batch_size):
             tau_exp, tau_exec = buffer.sample(slots)
             loss = losses(agent, target, tau_exp, tau_exec, args)
+            for name, x in loss.items():
+                if not x.isfinite().all():
+                    message = f"{name} loss is not finite, after {count}"
+                    raise FloatingPointError(message)
             optimizer.zero_grad()
             sum(x.mean() for x in loss.values()).backward()
             nn.utils.clip_grad_norm_(agent.parameters(), 10.0)
@@ -701,10 +713,6 @@ def train(args):
         scheduler.step()
         for name, x in loss.items():
             logged[f"{name}_loss"] = x.mean().item()
-            if not math.isfinite(logged[f"{name}_loss"]):
-                raise FloatingPointError(
-                    f"the {name} loss is {logged}, {count}"
-                )
         count["seconds"] += time.perf_counter() - began
         bar.update(min(count["env_steps"], total) - bar.n)
 
@@ -739,7 +747,9 @@ def main():
             args = then
             row |= evaluate(agent, args, final=True)
         else:
-            row = train(args)
+            total = args.run.total_steps
+            with tqdm(total=total, unit=" steps", delay=1) as bar:
+                row = train(args, bar)
     except EXPECTED as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 END_TO_END = rl2, import_, varibad
 EVERYWHERE = (
     "RunArgs TaskArgs QLearningArgs mlp Memory QHead lambda_returns valid "
-    "act td_loss ReplayBuffer save load open_run parse main"
+    "act td_loss ReplayBuffer save load restore open_run parse main"
 ).split()
 OF_WHOLE_TRIALS = "join split worth_of_start q_losses remember load_agent"
 

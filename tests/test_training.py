@@ -537,9 +537,6 @@ def test_resuming_nothing_begins(tmp_path):
 
 
 # --- What goes wrong: one line, status 2 --------------------------------------
-BUG = pytest.mark.xfail(reason="dream.py is yet to be mended", strict=True)
-
-
 def one_line(error):
     """The line of an error, beside the progress bar."""
     assert "Traceback" not in error
@@ -591,7 +588,6 @@ def test_what_cannot_be_tested(tmp_path):
     assert str(path) in refused("--eval", tmp_path)
 
 
-@BUG
 @pytest.mark.parametrize("kind", ["text", "weights", "older"])
 @pytest.mark.parametrize("name", ["agent.pt", "checkpoint.pt"])
 def test_a_file_that_is_no_agent(tmp_path, kind, name):
@@ -699,13 +695,11 @@ def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, name, value):
 
 
 @NOT_FINITE
-@BUG
 def test_it_is_found_in_whichever_update(tmp_path, monkeypatch, name, value):
     error = broken(monkeypatch, tmp_path, name, value, update=0)
     assert f"{name} loss" in one_line(error)
 
 
-@BUG
 def test_an_error_has_a_line_of_its_own(tmp_path, monkeypatch):
     error = broken(monkeypatch, tmp_path, "execution", math.nan, update=1)
     assert error.splitlines()[-1].startswith("error: ")
