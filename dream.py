@@ -76,7 +76,7 @@ class DreamArgs:
 @dataclass
 class QLearningArgs:
     num_envs: int = 64  # trials side by side
-    hidden_size: int = 64  # units of a layer, dimensions of z
+    hidden_size: int = 64  # units of a layer
     gamma: float = 0.99  # discount
     q_lambda: float = 0.9  # lambda of Q(lambda) (0: one-step targets)
     cut_traces: bool = True  # after a non-greedy action (Watkins; else Peng)
@@ -170,7 +170,9 @@ class Memory(nn.Module):
             length = tau.get("length", torch.full((B,), T))
             rows = valid(length + 1, T).flatten().nonzero()[:, 0]
             frames = x.index_select(0, rows).permute(0, 3, 1, 2)
-            s = self.encoder((frames - 127.5).div_(255))
+            frames = frames.split(256)  # small enough for the cache
+            s = [self.encoder((x - 127.5).div_(255)) for x in frames]
+            s = torch.cat(s)  # (R, hidden)
             s = s.new_zeros(B * T, s.shape[1]).index_copy(0, rows, s)
             return s.view(B, T, -1), s.view(B, T, -1)
         s = self.encoder(x + self.first_row).view(B, T, -1)
@@ -395,23 +397,30 @@ def act(policy, task, start, epsilon, args):
     return tau | {"reward": reward, "length": torch.tensor(info["steps"])}, info
 
 
+def value_and_trace(q, target_q, tau, args):
+    """Of double Q-learning, for lambda_returns: what the state of each step is
+    worth, 0 on padding, and how much of its return counts, (B, T) each, from
+    Q (B, T + 1, A)."""
+    action = tau["prev_action"][:, 1:]
+    greedy = q[:, :-1].argmax(2)
+    value = target_q[:, :-1].gather(2, greedy[..., None])[..., 0]
+    # Not in the paper: Q(lambda). What follows a non-greedy action is not what
+    # greedy play is worth: Watkins cuts it off, Peng does not.
+    keep = (action == greedy) | (not args.q_learning.cut_traces)
+    counts = valid(tau["length"], action.shape[1])
+    return value * counts, args.q_learning.q_lambda * keep
+
+
 def td_loss(q, target_q, tau, reward, gamma, args):
     """Squared errors of double Q-learning, summed over each episode, (B,), from
     Q (B, T + 1, A) and reward (B, T). The mean of all is that over all steps.
     """
-    action = tau["prev_action"][:, 1:]
-    counts = valid(tau["length"], action.shape[1])
-    q, target_q = q[:, :-1], target_q[:, :-1]
     with torch.no_grad():
-        greedy = q.argmax(2)
-        value = target_q.gather(2, greedy[..., None])[..., 0] * counts
-        # Not in the paper: Q(lambda). What follows a non-greedy action is not
-        # what greedy play is worth: Watkins cuts it off, Peng does not.
-        keep = (action == greedy) | (not args.q_learning.cut_traces)
-        trace = args.q_learning.q_lambda * keep
+        value, trace = value_and_trace(q, target_q, tau, args)
         returns = lambda_returns(reward, value, trace, gamma)
-    q = q.gather(2, action[..., None])[..., 0]
-    error = (q - returns) ** 2 * counts
+    action = tau["prev_action"][:, 1:, None]
+    error = (q[:, :-1].gather(2, action)[..., 0] - returns) ** 2
+    error = error * valid(tau["length"], error.shape[1])
     return error.sum(1) / tau["length"].float().mean()
 
 

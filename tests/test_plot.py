@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from PIL import Image
+from tqdm import tqdm
 
 import dream
 import envs
@@ -44,7 +45,7 @@ def train(path, env, steps=200, method="dream"):
     args.run.run_dir, args.run.total_steps = path, steps
     args.run.checkpoint_minutes = 0.0
     args.q_learning.updates_per_round, args.q_learning.batch_size = 1, 8
-    script.train(args)
+    script.train(args, tqdm(disable=True))
     if script is dream:
         saved = torch.load(path / "agent.pt", weights_only=True)
         saved["agent"]["f.weight"] *= 20
