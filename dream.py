@@ -17,7 +17,7 @@ tau_exec, each with an instruction i. Four networks learn:
 Execution learns from f before exploration is any good, and exploration from f
 before execution needs it. docs/departures.md measures what is not in the paper.
 
-    python dream.py --env map    # 0.80 of 0.80, three minutes on two CPU cores
+    python dream.py --env map  # return 0.80 of 0.80, 3 minutes on two CPU cores
 """
 
 import copy
@@ -53,7 +53,7 @@ class RunArgs:
     overwrite: bool = False  # replace what an earlier run has left there
     resume: bool = False  # go on from the checkpoint that it has left there
     eval: Path | None = None  # do not train: test the agent of this run
-    executions: int = 0  # executions of a test trial (0: 1, in online 4)
+    executions: int = 0  # executions of a test trial (0: 1, or 4 if online)
     eval_every: int = 20_000  # environment steps between evaluations
     checkpoint_minutes: float = 5.0  # minutes between checkpoints (0: never)
 
@@ -83,13 +83,13 @@ class QLearningArgs:
     learning_rate: float = 1e-3  # learning rate of AdamW, at first
     lr_half_life: float = 30_000  # trials in which the learning rate halves
     weight_decay: float = 0.0  # weight decay of AdamW
-    target_rate: float = 0.02  # step of the running average in each update
+    target_rate: float = 0.02  # of the running average, in each update
     batch_size: int = 64  # trials in an update
     updates_per_round: int = 8  # updates after each num_envs trials
     buffer_size: int = 16_000  # trials in the replay buffer
     priority: float = 0.8  # draw trials in proportion to |TD error| ** this
-    min_epsilon: float = 0.15  # random actions of the greediest copy, a share
-    sticky_prob: float = 0.0  # that a random action is the last one again
+    min_epsilon: float = 0.15  # least epsilon of a copy; they go from 1 to it
+    sticky_prob: float = 0.0  # probability that a random action is repeated
 
 
 @dataclass
@@ -109,6 +109,7 @@ class Args:
 
 
 COUNTS = "num_envs", "num_actions", "hidden_size", "batch_size", "buffer_size"
+COUNTS += ("updates_per_round",)
 SHARES = "gamma", "q_lambda", "target_rate", "priority", "min_epsilon"
 RANGES = dict.fromkeys((*COUNTS, "lr_half_life"), (1, 1e12))
 RANGES |= dict.fromkeys((*SHARES, "sticky_prob"), (0, 1))
@@ -161,7 +162,8 @@ class Memory(nn.Module):
         self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
 
     def encode(self, tau):
-        """s for the LSTM, and s for what reads its output, (B, T, hidden)."""
+        """Features of s for the LSTM, and others to be read beside its output,
+        (B, T, hidden) each."""
         x = tau["observation"]
         B, T = x.shape[:2]
         x = x.flatten(0, 1)
@@ -176,18 +178,20 @@ class Memory(nn.Module):
             s = s.new_zeros(B * T, s.shape[1]).index_copy(0, rows, s)
             return s.view(B, T, -1), s.view(B, T, -1)
         s = self.encoder(x + self.first_row).view(B, T, -1)
-        # Not in the paper: random Fourier features (Tancik et al., 2020) tell
-        # any two cells apart, plain sums generalise to new combinations.
+        # Not in the paper: random Fourier features (Tancik et al., 2020) of
+        # variance 1 tell any two observations apart; plain sums, small so that
+        # z is not lost beside them, generalise to new combinations of tokens.
         return 1.4 * (2 * s).sin(), 0.2 * s
 
     def forward(self, tau, state=None):
         """What is known at each step (B, T, 2 * hidden), and the state."""
         s, s_now = self.encode(tau)
-        begins = tau["prev_action"] == self.none
+        begins = tau["prev_action"] == self.none  # an episode: nothing before
         h, c, prev_s = state or s.new_zeros(3, 1, *s[:, 0].shape)
         prev_s = torch.cat([prev_s.transpose(0, 1), s[:, :-1]], 1)
         prev_s = prev_s * ~begins[..., None]
-        # Not in the paper: the product. Where a bus went is a fact of both.
+        # Not in the paper: the product, which is specific to the pair (s, s'),
+        # as where a bus leads to is.
         x = s + s * prev_s + self.action(tau["prev_action"])
         meaning = self.reward(tau["instruction"]).sum(2)
         x = x + tau["prev_reward"][..., None] * meaning  # (B, T, hidden)
@@ -301,7 +305,7 @@ def losses(agent, target, tau_exp, tau_exec, args, explore=True):
     f, g = agent.f(tau_exp["mu"]), agent.g(tau_exp)  # (B, Z), (B, T + 1, Z)
     length = tau_exp["length"]
     z, kl = bottleneck(f, args.dream.bottleneck_std)
-    error = decoding_error(f.detach(), g, length)  # g imitates f, not f g
+    error = decoding_error(f.detach(), g, length)  # f is not taught
     loss = {"bottleneck": args.dream.bottleneck_coef * kl}
     loss["decoder"] = error.sum(1) / (length + 1.0).mean()
 
@@ -322,7 +326,7 @@ def losses(agent, target, tau_exp, tau_exec, args, explore=True):
 @torch.no_grad()
 def trial(agent, args, task, mu, instructions, knows_mu, epsilons):
     """Play N trials in problems mu (N,): one exploration, then an execution for
-    each of instructions[1:], (N,) each. What is None is drawn by the task.
+    each of instructions[1:], numbers (N,). What is None is drawn by the task.
     z is of f where knows_mu (N,), in training, and else of g; epsilons are the
     shares of random actions in exploration and in execution. Returns tau_exp,
     [tau_exec, ...], and the last info of each episode."""
@@ -332,7 +336,7 @@ def trial(agent, args, task, mu, instructions, knows_mu, epsilons):
 
     z_explored = at_end(agent.g(tau_exp), tau_exp["length"])
     z, _ = bottleneck(agent.f(tau_exp["mu"]), args.dream.bottleneck_std)
-    z = torch.where(knows_mu[:, None], z, z_explored)
+    z = torch.where(knows_mu[:, None], z, z_explored)  # a test: z_explored
 
     tau_execs, infos = [], [info]
     for instruction in instructions[1:]:
@@ -358,8 +362,10 @@ def at_end(x, length):
 def act(policy, task, start, epsilon, args):
     """An epsilon-greedy episode tau in each of N copies, and its last info.
 
-    `start` is what task.explore or task.execute has returned. tau has T + 1
-    observation, prev_action, prev_reward, T reward, instruction and length."""
+    `start` is what task.explore or task.execute has returned. Of each step, tau
+    has the observation, the instruction, the action before it and the reward
+    observed with it, (N, T + 1, ...); and reward (N, T), what Q-learning earns
+    by an action; and length (N,), after which all is padding."""
     batch, info = start
     N, T, A = task.num_envs, task.max_steps, len(task.actions)
     batch = {name: torch.as_tensor(x) for name, x in batch.items()}
@@ -413,8 +419,8 @@ def value_and_trace(q, target_q, tau, args):
 
 def td_loss(q, target_q, tau, reward, gamma, args):
     """Squared errors of double Q-learning, summed over each episode, (B,), from
-    Q (B, T + 1, A) and reward (B, T). The mean of all is that over all steps.
-    """
+    Q (B, T + 1, A) and reward (B, T). Divided by the mean length, so that their
+    mean is the mean over all steps."""
     with torch.no_grad():
         value, trace = value_and_trace(q, target_q, tau, args)
         returns = lambda_returns(reward, value, trace, gamma)
@@ -434,7 +440,8 @@ def q_loss(policy, target, tau, reward, args, z=None):
 
 class ReplayBuffer:
     """The latest trials. Not in the paper: they are drawn in proportion to
-    |TD error| ** priority (Schaul et al., 2016)."""
+    |TD error| ** args.q_learning.priority, where a trial's TD error is the root
+    of its summed squares (Schaul et al., 2016, without their weights)."""
 
     def __init__(self, size):
         self.size, self.added, self.taus = size, 0, ({}, {})
@@ -466,8 +473,9 @@ class ReplayBuffer:
 
 # --- 5. Training --------------------------------------------------------------
 def evaluate(agent, args, final=False):
-    """A row of progress.csv: the benchmark's columns, then what is not yet
-    learned, by training trials that know mu and explore half at random."""
+    """A row of progress.csv: the benchmark's columns; then, of 256 training
+    trials that explore half at random, the return of executing with z of f, the
+    variance of f(mu), and what g has left of it."""
 
     def play(task, mu, instructions):
         unknown = torch.zeros(task.num_envs, dtype=torch.bool)
@@ -480,8 +488,10 @@ def evaluate(agent, args, final=False):
 
         task = envs.make(num_envs=256, **vars(args.task))
         task.reset(seed=0)
-        inputs = None, [None, None], torch.ones(256, dtype=torch.bool), (0.5, 0)
-        tau, _, infos = trial(agent, args, task, *inputs)
+        known = torch.ones(256, dtype=torch.bool)
+        tau, _, infos = trial(
+            agent, args, task, None, [None, None], known, (0.5, 0)
+        )
         f = agent.f(tau["mu"])
         error = decoding_error(f, agent.g(tau), tau["length"])
     row["return_with_id"] = float(infos[1]["return"].mean())
@@ -538,7 +548,8 @@ def load_agent(run_dir):
 def open_run(args):
     """The run directory, config.json, and the checkpoint to go on from."""
     run, task = args.run, args.task
-    name = task.env if task.num_actions == 8 else f"coupling-{task.num_actions}"
+    name = task.env
+    name += "" if task.num_actions == 8 else f"-{task.num_actions}"
     name += "" if task.setting == "imrl" else f"-{task.setting}"
     path = run.run_dir or Path("runs", METHOD, name, str(run.seed))
     config = json.dumps({"method": METHOD, **asdict(args)}, default=str)
@@ -551,8 +562,10 @@ def open_run(args):
             saved = load(path / "checkpoint.pt")
             then = saved["config"]
             then = then | {"run": then["run"]["seed"]}
-            if then != config | {"run": run.seed}:
+            if then != config | {"run": run.seed}:  # the rest of it may differ
                 raise ValueError(f"--resume: {path} has other options: {then}")
+        else:
+            (path / "checkpoint.pt").unlink(missing_ok=True)
     return path, config, saved
 
 
@@ -563,7 +576,8 @@ def train(args, bar):
     task = envs.make(num_envs=n, **vars(args.task))
     task.reset(seed=run.seed)
     agent = Dream(task, args)
-    target = copy.deepcopy(agent).requires_grad_(False)  # its running average
+    # Its running average gives the targets, and is what is tested and saved.
+    target = copy.deepcopy(agent).requires_grad_(False)
     f = agent.f.weight
     others = [p for p in agent.parameters() if p is not f]
     # Not in the paper: f learns faster. Only its own loss pulls it to 0.
@@ -572,8 +586,8 @@ def train(args, bar):
     optimizer = torch.optim.AdamW(groups, q.learning_rate, fused=True)
     decay = 0.5 ** (n / q.lr_half_life)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
-    # Not in the paper: each copy has its own epsilon, 1 down to the least.
-    epsilon = q.min_epsilon ** torch.linspace(0, 1, n)
+    # Not in the paper: each copy has its own epsilon, from 1 to the least.
+    epsilon = q.min_epsilon ** torch.linspace(1, 0, n).flip(0)
     buffer, rows, next_test = ReplayBuffer(q.buffer_size), [], 0
     count = {"env_steps": 0, "seconds": 0.0, "trials": 0, "updates": 0}
     names = "bottleneck", "decoder", "execution", "exploration"
@@ -621,14 +635,17 @@ def train(args, bar):
         began = time.perf_counter()
         explore = count["trials"] >= args.dream.explore_after
         epsilons = epsilon[torch.randperm(n)] if explore else 1.0, epsilon
-        inputs = None, [None, None], torch.rand(n) < 0.5, epsilons
-        tau_exp, (tau_exec,), infos = trial(agent, args, task, *inputs)
+        half = torch.rand(n) < 0.5
+        tau_exp, (tau_exec,), infos = trial(
+            agent, args, task, None, [None, None], half, epsilons
+        )
         buffer.add(tau_exp, tau_exec)
         count["env_steps"] += sum(int(info["steps"].sum()) for info in infos)
         count["trials"] += n
 
         # UPDATE
-        # All are drawn at once: new trials, of largest priority, repeatedly
+        # All batches are drawn before any update, while the new trials have the
+        # largest priority, so that each is drawn several times.
         drawn = buffer.draw(q.updates_per_round * q.batch_size)
         for slots in drawn.split(q.batch_size):
             tau_exp, tau_exec = buffer.sample(slots)
