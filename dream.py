@@ -180,7 +180,7 @@ class Memory(nn.Module):
         s = self.encoder(x + self.first_row).view(B, T, -1)
         # Not in the paper: random Fourier features (Tancik et al., 2020) of
         # variance 1 tell any two observations apart; plain sums, small so that
-        # z is not lost beside them, generalise to new combinations of tokens.
+        # others are not lost beside them, generalise to new combinations.
         return 1.4 * (2 * s).sin(), 0.2 * s
 
     def forward(self, tau, state=None):
@@ -206,7 +206,7 @@ class QHead(nn.Module):
         super().__init__()
         sizes = task.single_observation_space["instruction"].nvec
         self.instruction = nn.Embedding(int(sizes.max()), hidden)
-        # Small, so that z is not lost beside it
+        # Small, so that x is not lost beside it
         nn.init.normal_(self.instruction.weight, std=0.2)
         self.attention = nn.Linear(x_size, len(sizes))
         layers = 2 * hidden, 2 * hidden
