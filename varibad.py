@@ -348,8 +348,8 @@ def q_losses(q, target_q, tau_exp, tau_exec, args):
     execution = td_loss(q_exec, target_exec, tau_exec, reward, gamma, args)
 
     # Exploration earns, with its last action, what execution is then worth, a
-    # constant here: target_q has no gradient. No discount on the way there, which
-    # would reward cutting it short.
+    # constant here: target_q has no gradient. There is no discount on the way
+    # there, which would reward cutting it short.
     length, T = tau_exp["length"], reward.shape[1]
     start = worth_of_start(q_exec, target_exec, tau_exec, args)
     reward = start[:, None] * (torch.arange(T) == length[:, None] - 1)
