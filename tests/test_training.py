@@ -741,3 +741,19 @@ def test_a_command_line_that_is_wrong(tmp_path, monkeypatch, words, said):
     status, output, error = run(*words.split())
     assert (status, output) == (2, "")
     assert said in error and "Traceback" not in error
+
+
+def test_one_copy_has_the_least_epsilon(tmp_path, monkeypatch):
+    given = []
+
+    def trial(*inputs):
+        given.append(inputs[-1])
+        raise OSError("enough")
+
+    monkeypatch.setattr(dream, "evaluate", lambda *_: {"test_return": 0.0})
+    monkeypatch.setattr(dream, "trial", trial)
+    words = "--env", "map", "--num-envs", 1, "--min-epsilon", 0.25
+    status, _, _ = run(*words, "--run-dir", tmp_path)
+    exploring, executing = given[0]
+    assert status == 2 and executing.tolist() == [0.25]
+    assert exploring == 1.0, "at random, before it learns"
