@@ -369,17 +369,13 @@ def act(policy, task, start, epsilon, args):
     batch, info = start
     N, T, A = task.num_envs, task.max_steps, len(task.actions)
     batch = {name: torch.as_tensor(x) for name, x in batch.items()}
-    tau = {
-        "observation": batch["observation"][:, None].repeat_interleave(
-            T + 1, 1
-        ),
-        "instruction": batch["instruction"][:, None].repeat_interleave(
-            T + 1, 1
-        ),
-        "prev_action": torch.zeros(N, T + 1, dtype=torch.long),
-        "prev_reward": torch.zeros(N, T + 1),
+    tau = {  # (N, T + 1, ...)
+        name: batch[name][:, None].repeat_interleave(T + 1, 1)
+        for name in ("observation", "instruction")
     }
+    tau["prev_action"] = torch.zeros(N, T + 1, dtype=torch.long)
     tau["prev_action"][:, 0] = A  # none
+    tau["prev_reward"] = torch.zeros(N, T + 1)
     reward, state, random = torch.zeros(N, T), None, None
     for t in range(T):
         step = {name: x[:, t : t + 1] for name, x in tau.items()}
@@ -576,11 +572,13 @@ def train(args, bar):
     task = envs.make(num_envs=n, **vars(args.task))
     task.reset(seed=run.seed)
     agent = Dream(task, args)
-    # Its running average gives the targets, and is what is tested and saved.
+    # Not in the paper: a running average gives the targets, and is what is
+    # tested and saved.
     target = copy.deepcopy(agent).requires_grad_(False)
     f = agent.f.weight
     others = [p for p in agent.parameters() if p is not f]
-    # Not in the paper: f learns faster. Only its own loss pulls it to 0.
+    # Not in the paper: weight decay, but of f, which its own loss pulls to 0; f
+    # learns faster; the learning rate falls.
     groups = [{"params": others, "weight_decay": q.weight_decay}]
     groups += [{"params": f, "lr": 4 * q.learning_rate, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, q.learning_rate, fused=True)

@@ -253,9 +253,9 @@ class Agent(nn.Module):
 
 # --- 3. The method ------------------------------------------------------------
 # In problem mu, explore, then execute instructions, with one memory of it all.
-# Execution is paid by the task, exploration only by what execution, having seen
-# it, is then worth. A half of the trials is played with h(mu), the other with
-# h(tau_:t), which imitates it. B trials are learned from, N played at once.
+# Execution is paid by the task; exploration earns nothing but, at its end, what
+# the execution after it is worth. Half of the trials are played with h(mu), the
+# others with h(tau_:t), which imitates it. B trials are learned from, N played.
 READ = "observation", "instruction", "prev_action", "prev_reward"
 
 
@@ -327,11 +327,8 @@ def q_losses(q, target_q, tau_exp, tau_exec, args):
 
 def losses(agent, target, tau_exp, tau_exec, args):
     """What B replayed trials teach, {name: (B,)}."""
-    tau, mu, knows_mu = (
-        join(tau_exp, tau_exec),
-        tau_exp["mu"],
-        tau_exp["knows_mu"],
-    )
+    tau = join(tau_exp, tau_exec)
+    mu, knows_mu = tau_exp["mu"], tau_exp["knows_mu"]
     h_tau, s, _ = agent.embed(tau)  # (B, L, hidden)
     q = agent.q(tau, s, h_tau, mu, knows_mu)
     with torch.no_grad():
@@ -395,17 +392,13 @@ def act(policy, task, start, epsilon, args):
     batch, info = start
     N, T, A = task.num_envs, task.max_steps, len(task.actions)
     batch = {name: torch.as_tensor(x) for name, x in batch.items()}
-    tau = {
-        "observation": batch["observation"][:, None].repeat_interleave(
-            T + 1, 1
-        ),
-        "instruction": batch["instruction"][:, None].repeat_interleave(
-            T + 1, 1
-        ),
-        "prev_action": torch.zeros(N, T + 1, dtype=torch.long),
-        "prev_reward": torch.zeros(N, T + 1),
+    tau = {  # (N, T + 1, ...)
+        name: batch[name][:, None].repeat_interleave(T + 1, 1)
+        for name in ("observation", "instruction")
     }
+    tau["prev_action"] = torch.zeros(N, T + 1, dtype=torch.long)
     tau["prev_action"][:, 0] = A  # none
+    tau["prev_reward"] = torch.zeros(N, T + 1)
     reward, state, random = torch.zeros(N, T), None, None
     for t in range(T):
         step = {name: x[:, t : t + 1] for name, x in tau.items()}
@@ -580,7 +573,8 @@ def train(args, bar):
     task = envs.make(num_envs=n, **vars(args.task))
     task.reset(seed=run.seed)
     agent = Agent(task, args)
-    # Its running average gives the targets, and is what is tested and saved.
+    # Not in the paper: a running average gives the targets, and is what is
+    # tested and saved.
     target = copy.deepcopy(agent).requires_grad_(False)
     h_mu = agent.h_mu.weight
     others = [p for p in agent.parameters() if p is not h_mu]
