@@ -17,7 +17,7 @@ tau_exec, each with an instruction i. Four networks learn:
 Execution learns from f before exploration is any good, and exploration from f
 before execution needs it. docs/departures.md measures what is not in the paper.
 
-    python dream.py --env map  # return 0.80 of 0.80, 3 minutes on two CPU cores
+    python dream.py --env map  # return 0.80 of 0.80, 3 minutes on one CPU core
 """
 
 import copy
