@@ -24,12 +24,12 @@ import copy
 import functools
 import json
 import math
-import pickle
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -496,6 +496,11 @@ def evaluate(agent, args, final=False):
     return row
 
 
+# What is raised where a file is not of this program, or of another version
+UNREADABLE = OSError, EOFError, UnpicklingError, RuntimeError, ValueError
+UNREADABLE += KeyError, IndexError, TypeError
+
+
 def save(path, content):
     """A whole file or none: it is written beside, then renamed."""
     part = path.with_name(path.name + ".part")
@@ -504,45 +509,41 @@ def save(path, content):
             part.write_text(content)
         else:
             torch.save(content, part)
-    except RuntimeError as error:  # what torch makes of a full disk
-        raise OSError(f"{path} cannot be written: {error}") from error
+    except RuntimeError as error:  # what torch makes of an OSError
+        raise OSError(f"{path} not written (disk full?): {error}") from error
     part.replace(path)
 
 
-def load(path):
-    """What this method has saved there."""
+def load(path, **parts):
+    """What this method has saved there, of which the networks and so on among
+    `parts` take their state."""
     device = torch.get_default_device()
     try:
         saved = torch.load(path, device, weights_only=True)
-        method = saved["config"]["method"]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} cannot be read: {reason}") from error
-    if method != METHOD:
-        raise ValueError(f"{path} is of {method}, not of {METHOD}")
+        if saved["config"]["method"] != METHOD:
+            raise ValueError(f"it is of {saved['config']['method']}")
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+    except UNREADABLE as error:
+        reason = repr(error).split("\\n")[-1]
+        raise ValueError(f"{path} does not fit {METHOD}: {reason}") from error
     return saved
-
-
-def restore(part, state):
-    """Load the state of a network, an optimizer or a scheduler."""
-    try:
-        part.load_state_dict(state)
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise ValueError("what was saved is of another version") from error
 
 
 def load_agent(run_dir):
     """The agent of a run, its arguments, and its last row of progress.csv."""
-    saved, args = load(Path(run_dir) / "agent.pt"), Args()
+    path, args = Path(run_dir) / "agent.pt", Args()
+    saved = load(path)
     for name, group in vars(args).items():
         vars(group).update(saved["config"][name])
     agent = Dream(envs.make(**vars(args.task)), args)
-    restore(agent, saved["agent"])
+    load(path, agent=agent)
     return agent, args, saved["row"]
 
 
-def open_run(args):
-    """The run directory, config.json, and the checkpoint to go on from."""
+def open_run(args, parts):
+    """The run directory, config.json, and the checkpoint to go on from, of
+    which the parts of a training take their state."""
     run, task = args.run, args.task
     name = task.env
     name += "" if task.num_actions == 8 else f"-{task.num_actions}"
@@ -555,11 +556,11 @@ def open_run(args):
         if not (run.resume or run.overwrite):
             raise ValueError(f"{path} is in use: --resume or --overwrite it")
         if run.resume:
-            saved = load(path / "checkpoint.pt")
-            then = saved["config"]
+            then = load(path / "checkpoint.pt")["config"]
             then = then | {"run": then["run"]["seed"]}
             if then != config | {"run": run.seed}:  # the rest of it may differ
                 raise ValueError(f"--resume: {path} has other options: {then}")
+            saved = load(path / "checkpoint.pt", **parts)
         else:
             (path / "checkpoint.pt").unlink(missing_ok=True)
     return path, config, saved
@@ -591,12 +592,10 @@ def train(args, bar):
     names = "bottleneck", "decoder", "execution", "exploration"
     logged = {f"{name}_loss": math.nan for name in names}
 
-    path, config, saved = open_run(args)
     parts = {"agent": agent, "target": target}
     parts |= {"optimizer": optimizer, "scheduler": scheduler}
+    path, config, saved = open_run(args, parts)
     if saved:
-        for name, part in parts.items():
-            restore(part, saved[name])
         vars(buffer).update(saved["buffer"])
         count, logged, rows, next_test, *random = saved["progress"]
         torch.set_rng_state(random[0].cpu())

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import errno
 import io
 import json
 import math
@@ -9,8 +10,9 @@ import multiprocessing
 import os
 import pickle
 import random
+import resource
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from unittest import mock
 
 import numpy as np
@@ -122,30 +124,22 @@ class Diary:
 
 
 def test_what_a_round_plays(tmp_path, monkeypatch):
-    """Problems, epsilons and halves of the trials; when exploration learns."""
+    """Problems and halves of the trials; when exploration learns."""
     diary = Diary(monkeypatch)
-    words = "--explore-after", 33, "--min-epsilon", 0.1, "--eval-every", 900
+    words = "--explore-after", 33, "--eval-every", 900
     words += "--env", "cooking", "--total-steps", 3300
-    table = train(tmp_path, *BUS, *words)
-    known, copies, orders = [], 0.1 ** (torch.arange(16) / 15), []
+    table, known = train(tmp_path, *BUS, *words), []
     assert len(diary.trials) >= 6
-    for k, (task, inputs, (tau_exp, _, infos)) in enumerate(diary.trials):
-        mu, instructions, knows_mu, epsilons = inputs
+    for task, inputs, (tau_exp, _, infos) in diary.trials:
+        mu, instructions, knows_mu, _ = inputs
         assert (mu, instructions) == (None, [None, None])
         assert task.split == "train" and task.num_envs == 16
         assert not np.isin(tau_exp["mu"], envs.Cooking.test_problems).any()
         asked = infos[1]["instruction"]
         assert not np.isin(asked, envs.Cooking.test_instructions).any()
         known += knows_mu.tolist()
-        torch.testing.assert_close(torch.as_tensor(epsilons[1]), copies)
-        if k < 3:  # exploring is yet random; 48 trials are more than 33
-            assert epsilons[0] == 1.0
-        else:
-            sorted_, order = epsilons[0].sort(descending=True)
-            torch.testing.assert_close(sorted_, copies)
-            orders.append(order.tolist())
-    assert len({*map(tuple, orders)}) == len(orders) >= 3
     assert 0.3 < np.mean(known) < 0.7
+    # 48 trials are more than 33.
     learns = [update["inputs"][3] for update in diary.updates]
     assert learns == 6 * [False] + (len(learns) - 6) * [True]
     assert {*diary.updates[0]["loss"]} == {"bottleneck", "decoder", "execution"}
@@ -170,6 +164,22 @@ def test_what_a_round_plays(tmp_path, monkeypatch):
             if learned:
                 last = diary.updates[2 * k - 1]["loss"][name]
                 assert logged == pytest.approx(last.mean().item())
+
+
+def test_epsilons_of_a_round(tmp_path, monkeypatch):
+    """At random until exploration learns; then of each copy, in any order."""
+    diary = Diary(monkeypatch)
+    words = "--explore-after", 33, "--min-epsilon", 0.1, "--total-steps", 2500
+    train(tmp_path, *BUS, *words)
+    copies = 0.1 ** (torch.arange(16) / 15)
+    assert len(diary.trials) >= 5
+    for k, (_, (*_, (exploring, executing)), _) in enumerate(diary.trials):
+        torch.testing.assert_close(executing, copies)
+        if k < 3:
+            assert exploring == 1.0
+        else:
+            exploring, _ = exploring.sort(descending=True)
+            torch.testing.assert_close(exploring, copies)
 
 
 def test_what_an_evaluation_plays(tmp_path, monkeypatch):
@@ -231,7 +241,7 @@ def test_updates_are_those_of_a_plain_loop(tmp_path, monkeypatch):
         assert p.equal(q), "the average must begin as the agent"
         assert not q.requires_grad
     moments = [[torch.zeros_like(p) for _ in "mv"] for p in agent.parameters()]
-    clipped = 0
+    late, clipped = {*agent.pi_exp.parameters()}, 0
     for k, update in enumerate(diary.updates):
         for name, now in (("agent", agent), ("target", target)):
             for p, q in zip(now.parameters(), update[name].parameters()):
@@ -250,15 +260,14 @@ def test_updates_are_those_of_a_plain_loop(tmp_path, monkeypatch):
         rate = 2e-3 * 0.5 ** (16 * (k // 2) / 40)
         for p, g, moment in zip(parameters, slopes, moments):
             if g is None:
-                assert not update["inputs"][3]
+                assert p in late and not update["inputs"][3]
                 continue
             f = p is agent.f.weight
             g = g * min(1.0, 10.0 / norm)
             moment[0] = 0.9 * moment[0] + 0.1 * g
             moment[1] = 0.999 * moment[1] + 0.001 * g**2
             # Adam's steps of a parameter count from its first gradient.
-            began = 4 if any(p is q for q in agent.pi_exp.parameters()) else 0
-            t = k + 1 - began
+            t = k + 1 - (4 if p in late else 0)
             m, v = moment[0] / (1 - 0.9**t), moment[1] / (1 - 0.999**t)
             with torch.no_grad():
                 p *= 1 if f else 1 - rate * 0.5
@@ -436,12 +445,15 @@ def test_defaults_of_a_task_yield_to_the_command_line():
         with mock.patch("sys.argv", ["dream.py", *map(str, words)]):
             return dream.parse()
 
-    args = parse("--env", "cooking", "--weight-decay", 0.3)
-    assert (args.task.env, args.run.total_steps) == ("cooking", 2_500_000)
-    assert (args.dream.step_penalty, args.q_learning.weight_decay) == (0, 0.3)
-    args = parse("--seed", 2, "--no-cut-traces")
-    assert (args.task.env, args.run.total_steps) == ("map", 500_000)
-    assert args.run.seed == 2 and not args.q_learning.cut_traces
+    args = parse("--env", "cooking", "--total-steps", 3)
+    assert (args.task.env, args.run.total_steps) == ("cooking", 3)
+    of_task = dream.DEFAULTS["cooking"]
+    assert args.dream.explore_after == of_task["explore_after"]
+    assert of_task["explore_after"] != dream.Args().dream.explore_after
+    args = parse("--seed", 2, "--gamma", 0.5, "--resume")
+    assert (args.task.env, args.run.seed, args.run.resume) == ("map", 2, True)
+    assert args.q_learning.gamma == 0.5
+    assert args.run.total_steps == dream.Args().run.total_steps
     for env, changes in dream.DEFAULTS.items():
         groups = vars(parse("--env", env)).values()
         found = {name: x for group in groups for name, x in vars(group).items()}
@@ -552,12 +564,14 @@ def refused(*words):
 
 
 def test_what_cannot_be_resumed(tmp_path):
-    train(tmp_path, *OFTEN, 500)
-    words = *OFTEN, 500, "--run-dir", tmp_path, "--resume"
+    words = *OFTEN, 500, "--priority", 0.75
+    train(tmp_path, *words)
+    words += "--run-dir", tmp_path, "--resume"
     before = files(tmp_path)
-    assert "'gamma': 0.99" in refused(*words, "--gamma", 0.9)
+    assert "'priority': 0.75" in refused(*words, "--priority", 0.5)
     assert "'env': 'map'" in refused(*words, "--env", "bus")
     assert "other options" in refused(*words, "--seed", 1)
+    assert "other options" in refused(*words, "--hidden-size", 8)
     assert before == files(tmp_path)
 
     path = tmp_path / "checkpoint.pt"
@@ -588,24 +602,97 @@ def test_what_cannot_be_tested(tmp_path):
     assert str(path) in refused("--eval", tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["text", "weights", "older"])
+def small(hidden, env="map"):
+    args = dream.Args()
+    args.q_learning.hidden_size = hidden
+    return dream.Dream(envs.make(env), args)
+
+
+def test_parts_take_what_was_saved(tmp_path):
+    """Each its own, and only those that are asked for."""
+    a, b, c, d = [small(4) for _ in range(4)]
+    config, path = {"method": dream.METHOD, "n": 3}, tmp_path / "agent.pt"
+    parts = {"agent": a.state_dict(), "target": b.state_dict()}
+    dream.save(path, {"config": config} | parts)
+    before = weights(d)
+    assert dream.load(path)["config"] == config
+    saved = dream.load(path, target=c)
+    assert {*saved} == {"config", "agent", "target"}
+    assert all(p.equal(q) for p, q in zip(c.parameters(), b.parameters()))
+    assert all(p.equal(q) for p, q in zip(d.parameters(), before))
+    dream.load(path, target=c, agent=d)
+    assert all(p.equal(q) for p, q in zip(d.parameters(), a.parameters()))
+    assert not a.f.weight.equal(b.f.weight)
+    with pytest.raises(ValueError, match="nowhere"):
+        dream.load(tmp_path / "nowhere")
+
+
+UNFIT = "method", "no method", "beginning", "empty", "text", "no such part"
+UNFIT += "hidden size", "task", "attack", "half", "list", "no config"
+
+
+@pytest.mark.parametrize("wrong", UNFIT)
+def test_what_does_not_fit(tmp_path, wrong):
+    """One line that names the file; nothing is taken of another method's."""
+    path, config = tmp_path / "agent.pt", {"method": dream.METHOD}
+    agent, name = small(4), "agent"
+    before = weights(agent)
+    if wrong == "method":
+        config["method"] = "rl2"
+    elif wrong == "no method":
+        del config["method"]
+    elif wrong == "no such part":
+        name = "target"
+    elif wrong == "attack":
+        config["method"] = os.getcwd  # weights_only refuses functions
+    other = {"hidden size": small(5), "task": small(4, "bus")}
+    other = other.get(wrong, small(4))
+    dream.save(path, {"config": config, name: other.state_dict()})
+    whole = path.read_bytes()
+    if wrong == "list":
+        dream.save(path, [1, 2])
+    elif wrong == "no config":
+        dream.save(path, {"config": None})
+    elif wrong == "beginning":
+        path.write_bytes(whole[:1000])
+    elif wrong == "half":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif wrong == "empty":
+        path.write_bytes(b"")
+    elif wrong == "text":
+        path.write_text("no agent")
+    with pytest.raises(ValueError) as error:
+        dream.load(path, agent=agent)
+    line = str(error.value)
+    assert str(path) in line and "\n" not in line and "Traceback" not in line
+    assert ("rl2" in line) == (wrong == "method")
+    if wrong not in ("hidden size", "task"):
+        for p, q in zip(agent.parameters(), before):
+            assert p.equal(q)
+
+
+@pytest.mark.parametrize("kind", ["text", "weights", "older", "larger"])
 @pytest.mark.parametrize("name", ["agent.pt", "checkpoint.pt"])
 def test_a_file_that_is_no_agent(tmp_path, kind, name):
-    """A text, a file of something else, one of another version."""
+    """A text, a file of something else, networks of another version."""
     train(tmp_path, *OFTEN, 1)
     path = tmp_path / name
     saved = torch.load(path, weights_only=True)
+    agent = saved["agent"]
     if kind == "text":
         path.write_text("no agent")
     elif kind == "weights":
-        torch.save(saved["agent"], path)
-    else:
-        del saved["agent"]["f.weight"]
+        torch.save(agent, path)
+    elif kind == "older":
+        del agent["f.weight"]
         torch.save(saved, path)
-    if name == "agent.pt":
-        refused("--eval", tmp_path)
     else:
-        refused(*OFTEN, 1, "--run-dir", tmp_path, "--resume")
+        agent["f.weight"] = agent["f.weight"].repeat(2, 1)
+        torch.save(saved, path)
+    words = "--eval", tmp_path
+    if name == "checkpoint.pt":
+        words = *OFTEN, 1, "--run-dir", tmp_path, "--resume"
+    assert str(path) in refused(*words)
 
 
 def test_an_agent_of_a_gpu_is_tested_on_a_cpu(tmp_path, monkeypatch):
@@ -630,33 +717,66 @@ def test_a_file_runs_no_code(tmp_path):
         torch.save({"config": Attack()}, run_dir / name)
     for words in (["--eval", run_dir], ["--run-dir", run_dir, "--resume"]):
         status, _, error = run(*words)
-        assert status == 2 and "cannot be read" in error
+        assert status == 2 and str(run_dir) in one_line(error)
     (run_dir / "agent.pt").write_bytes(pickle.dumps(Attack(), protocol=2))
     assert run("--eval", run_dir)[0] == 2
     assert not (tmp_path / "attacked").exists()
 
 
-@pytest.mark.parametrize("failure", [OSError, RuntimeError])
-@pytest.mark.parametrize("name", ["checkpoint.pt", "agent.pt"])
-def test_a_full_disk(tmp_path, monkeypatch, name, failure):
-    """What has been saved stays; torch makes RuntimeErrors of some."""
+@contextmanager
+def room_for(size):
+    """No file may have more bytes, as on a disk that is almost full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+PARTS = [
+    (kind, share) for kind in ("tensors", "text") for share in (0, 0.5, 0.999)
+]
+PARTS += [("tensors", share) for share in (0.02, 0.9)]
+
+
+@pytest.mark.parametrize("kind, share", PARTS)
+def test_a_whole_file_or_none(tmp_path, kind, share):
+    """Also where torch finds the disk full halfway."""
+    path, content = tmp_path / "agent.pt", "a row,\n" * 10_000
+    if kind == "tensors":
+        content = {str(k): torch.randn(5000) for k in range(20)}
+    dream.save(path, content)
+    whole = path.read_bytes()
+    if kind == "text":
+        assert whole.decode() == content
+    else:
+        loaded = torch.load(path, weights_only=True)
+        assert {*loaded} == {*content}
+        assert all(loaded[k].equal(x) for k, x in content.items())
+    with room_for(int(share * len(whole))), pytest.raises(OSError):
+        dream.save(path, content)
+    assert path.read_bytes() == whole
+    dream.save(path, content)
+    assert [*files(tmp_path)] == ["agent.pt"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "agent.pt", "progress.csv"])
+def test_a_full_disk(tmp_path, name):
+    """What has been saved stays, and can be resumed."""
     train(tmp_path, *OFTEN, 900)
-    before, torch_save = files(tmp_path), torch.save
-
-    def full(content, path):
-        if path.name == name + ".part":
-            path.write_bytes(b"a part of it")
-            raise failure(f"{path}: no space left on device")
-        torch_save(content, path)
-
-    monkeypatch.setattr(torch, "save", full)
+    before = files(tmp_path)
     words = *OFTEN, 1500, "--run-dir", tmp_path, "--resume"
-    status, output, error = run(*words)
+    minutes = 1e-9 if name == "checkpoint.pt" else 0  # what is written first
+    with room_for(int(0.999 * len(before[name]))):
+        status, output, error = run(*words, "--checkpoint-minutes", minutes)
     assert (status, output) == (2, "")
-    assert "no space left on device" in one_line(error)
+    said = os.strerror(errno.EFBIG) if name == "progress.csv" else "disk full?"
+    assert said in one_line(error)
     assert before[name] == files(tmp_path)[name]
-    monkeypatch.undo()
+    assert name + ".part" in files(tmp_path)
     assert int(train(tmp_path, *words)[-1]["env_steps"]) >= 1500
+    assert {*files(tmp_path)} == {*before}
 
 
 def broken(monkeypatch, run_dir, name, value, update):
