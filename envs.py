@@ -21,12 +21,12 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.vector.utils import batch_space
 
-# Whether rewards are observed in exploration and in execution
+# Whether rewards are observed, and returned by `step`: exploring, executing
 SETTINGS = {
-    "imrl": (False, False),  # exploring, there is no instruction
-    "imrl-rewards": (True, False),  # exploring has an instruction of its own
-    "standard": (True, True),  # the goal is a part of the problem
-    "online": (False, False),  # the first execution explores, and counts
+    "imrl": [(0, 0), (0, 1)],  # exploring, there is no instruction
+    "imrl-rewards": [(1, 0), (0, 1)],  # exploring has an instruction of its own
+    "standard": [(1, 0), (1, 1)],  # the goal is a part of the problem
+    "online": [(0, 1), (0, 1)],  # the first execution explores, and counts
 }
 # left, up, right, down; all other actions stay
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)] + 3 * [(0, 0)])
@@ -125,7 +125,7 @@ class Task(gymnasium.vector.VectorEnv):
         self.mu, self.goal = problem, instruction
         if self.setting == "standard":
             self.mu, self.goal = np.divmod(problem, self.num_goals)
-        self.shows_reward = SETTINGS[self.setting][not explores]
+        self.shows_reward, self.pays = SETTINGS[self.setting][not explores]
         self.t, self.total = np.zeros_like(problem), np.zeros(self.num_envs)
         self.done = np.zeros(self.num_envs, bool)
         self.state = self.begin(explores | (instruction < 0))
@@ -170,7 +170,7 @@ class Task(gymnasium.vector.VectorEnv):
         self.t, self.total = self.t + active, self.total + reward
         batch, info = self._batch(reward)
         self.done = self.done | done
-        return batch, reward, self.done, np.zeros_like(self.done), info
+        return batch, reward * self.pays, self.done, self.done & False, info
 
     def transitions(self, mu, goal, state, t, action):
         """A step from any state: the next one (N, S), reward and done (N,)."""

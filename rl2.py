@@ -296,8 +296,7 @@ def q_losses(q, target_q, tau_exp, tau_exec, args):
     length, T = tau_exp["length"], reward.shape[1]
     start = worth_of_start(q_exec, target_exec, tau_exec, args)
     reward = start[:, None] * (torch.arange(T) == length[:, None] - 1)
-    if args.task.setting == "online":  # the exploration counts, too
-        reward = reward + tau_exp["reward"]
+    reward = tau_exp["reward"] + reward
     exploration = td_loss(q_exp, target_exp, tau_exp, reward, 1.0, args)
     return {"execution": execution, "exploration": exploration}
 

@@ -663,25 +663,26 @@ def test_the_search_finds_what_a_slow_one_finds(problem, first, second):
 # ------------------------------------------------- what a setting shows
 
 
-SHOWS = [  # setting, token in exploration, what it pays, what it shows
-    ("imrl", 4, [0, 0, 0], [0, 0, 0], [0, 0, 0]),
-    ("imrl-rewards", 0, [-0.1, -0.1, 1], [-0.1, -0.1, 1], [0, 0, 0]),
-    ("standard", 0, [-0.1, -0.1, 1], [-0.1, -0.1, 1], [-0.1, -0.1, 1]),
-    ("online", 0, [-0.1, -0.1, 1], [0, 0, 0], [0, 0, 0]),
+NONE, PAID = [0, 0, 0], [-0.1, -0.1, 1]
+SHOWS = [  # setting, token in exploration, its return, reward, what is shown
+    ("imrl", 4, NONE, NONE, NONE, NONE),
+    ("imrl-rewards", 0, PAID, NONE, PAID, NONE),
+    ("standard", 0, PAID, NONE, PAID, PAID),
+    ("online", 0, PAID, PAID, NONE, NONE),
 ]
 
 
-@pytest.mark.parametrize("setting, token, pays, shows, execution", SHOWS)
-def test_rewards_and_goals(setting, token, pays, shows, execution):
+@pytest.mark.parametrize("setting, token, earns, pays, shows, execution", SHOWS)
+def test_rewards_and_goals(setting, token, earns, pays, shows, execution):
     """Up, ride and down from the start lead to the goal 0 in problem 0."""
     task = envs.make("bus", 2, setting=setting)
     # The second copy is in problem 6, where the upper bus goes elsewhere.
     problem = np.array([0, 6]) * (4 if setting == "standard" else 1)
     trial = [
-        (lambda: task.explore(problem, 0), token, pays, shows),
-        (lambda: task.execute(0), 0, [-0.1, -0.1, 1], execution),
+        (lambda: task.explore(problem, 0), token, earns, pays, shows),
+        (lambda: task.execute(0), 0, PAID, PAID, execution),
     ]
-    for begin, token, pays, shows in trial:
+    for begin, token, earns, pays, shows in trial:
         batch, info = begin()
         assert batch["instruction"].tolist() == [[token], [token]]
         assert batch["reward"].tolist() == [0, 0]
@@ -692,8 +693,8 @@ def test_rewards_and_goals(setting, token, pays, shows, execution):
             assert_equal(reward, [pays[t], pays[0]])
             assert_equal(batch["reward"], np.float32([shows[t], shows[0]]))
             assert batch["instruction"].tolist() == [[token], [token]]
-        assert done.tolist() == [any(pays), False]
-        assert np.allclose(info["return"], [sum(pays), 3 * pays[0]])
+        assert done.tolist() == [any(earns), False]
+        assert np.allclose(info["return"], [sum(earns), 3 * earns[0]])
 
 
 @pytest.mark.parametrize("setting", envs.SETTINGS)
@@ -778,6 +779,7 @@ def test_standard_meta_rl_hides_the_goal_in_the_problem(task):
     )
     plain.reset(options=options(mu, goal))
     for begin in (lambda: copies.explore(problem), copies.execute):
+        explores = begin != copies.execute  # its rewards are seen, not paid
         plain.execute(goal)
         batch, info = begin()
         for _ in range(plain.max_steps):
@@ -786,12 +788,13 @@ def test_standard_meta_rl_hides_the_goal_in_the_problem(task):
             assert not info["instruction"].any()
             assert_equal(info["problem"], problem)
             actions = random.integers(plain.single_action_space.n, size=N)
-            expected, *others, _ = plain.step(actions)
-            batch, *results, info = copies.step(actions)
+            expected, paid, *others, _ = plain.step(actions)
+            batch, reward, *results, info = copies.step(actions)
             if task != "coupling":  # which shows the problem to explorers
                 assert_equal(batch["observation"], expected["observation"])
             assert_equal(results, others)
-            assert_equal(batch["reward"], np.float32(results[0]))
+            assert_equal(reward, 0 * paid if explores else paid)
+            assert_equal(batch["reward"], np.float32(paid))
 
 
 @pytest.mark.parametrize("corner", range(4))
@@ -804,8 +807,9 @@ def test_standard_only_its_own_goal_ends_it(corner):
         for action in 4 * [aside] + 4 * [up]:
             batch, reward, done, _, info = task.step(np.full(96, action))
         assert_equal(done, problem % 4 == corner)
-        assert_equal(reward, np.where(done, 1, -0.1))
-        assert_equal(batch["reward"], np.float32(reward))
+        observed = np.where(done, 1, -0.1)
+        assert_equal(batch["reward"], np.float32(observed))
+        assert_equal(reward, observed if begin == task.execute else 0 * reward)
         assert np.allclose(info["return"], np.where(done, 0.3, -0.8))
 
 

@@ -271,9 +271,10 @@ def test_standard_meta_rl_hides_the_object_in_the_problem():
     task = envs.make("sign-nav", 6, setting="standard")
     task.explore(problem=np.full(6, 4))
     task.state = np.array([facing(x + 1, z, (x, z)) for x, z in PLACES])
-    batch, reward, done, _, _ = task.step(np.full(6, LEFT))
-    assert reward.tolist() == [-1, -1, -1, -1, 1, -1] and done.all()
-    assert_equal(batch["reward"], reward)
+    batch, reward, done, _, info = task.step(np.full(6, LEFT))
+    assert batch["reward"].tolist() == [-1, -1, -1, -1, 1, -1] and done.all()
+    assert not reward.any()  # exploring, it does not count
+    assert_equal(info["return"], batch["reward"])
 
 
 def test_walls_stop_and_the_way_round_does_not():
