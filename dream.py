@@ -278,7 +278,7 @@ def decoding_error(f, g, length):
     """|f(mu) - g(tau_:t)|^2 at t = 0 ... length, (B, T + 1), 0 on padding. With
     q(z | tau_:t) = Normal(g(tau_:t), rho^2 I), the mean of -log q(z | tau_:t)
     over z ~ F(z | mu) is this / (2 rho^2) + constant."""
-    error = ((f[:, None] - g) ** 2).sum(2)
+    error = ((f[:, None] - g) ** 2).sum(2)  # (B, T + 1)
     return error * valid(length + 1, g.shape[1])
 
 
@@ -290,8 +290,9 @@ def exploration_reward(error, length, c):
 
 
 def lambda_returns(reward, value, trace, gamma):
-    """Targets of Q-learning, G_t = r_t + gamma (v_t+1 + trace_t+1 (G_t+1 -
-    v_t+1)), (B, T). On padding, reward and value are 0, and so is G."""
+    """Targets of Q(lambda), G_t = r_t + gamma (v_t+1 + trace_t+1 (G_t+1 -
+    v_t+1)), (B, T). Not in the paper, whose trace is 0: r_t + gamma v_t+1. On
+    padding, reward and value are 0, and so is G."""
     returns, after = torch.zeros_like(reward), torch.zeros_like(reward[:, 0])
     for t in reversed(range(reward.shape[1])):
         returns[:, t] = reward[:, t] + gamma * after
@@ -306,13 +307,15 @@ def losses(agent, target, tau_exp, tau_exec, args, explore=True):
     length = tau_exp["length"]
     z, kl = bottleneck(f, args.dream.bottleneck_std)
     error = decoding_error(f.detach(), g, length)  # f is not taught
+    # Not in the paper: f is pressed at every size, not only where it is large.
     loss = {"bottleneck": args.dream.bottleneck_coef * kl}
     loss["decoder"] = error.sum(1) / (length + 1.0).mean()
 
     # A random half of the trials executes with z ~ F(z | mu), and so teaches f
     # what execution needs. The other half executes as in testing, with the g of
     # all of its exploration; there the gradient reaches g.
-    z = torch.where(tau_exec["knows_mu"][:, None], z, at_end(g, length))
+    knows_mu = tau_exec["knows_mu"][:, None]  # (B, 1)
+    z = torch.where(knows_mu, z, at_end(g, length))  # (B, Z)
     pi, reward = agent.pi_exec, tau_exec["reward"]
     loss["execution"] = q_loss(pi, target.pi_exec, tau_exec, reward, args, z)
 
@@ -514,12 +517,12 @@ def save(path, content):
     part.replace(path)
 
 
-def load(path, **parts):
-    """What this method has saved there, of which the networks and so on among
-    `parts` take their state."""
+def load(path, saved=None, **parts):
+    """What this method has saved there, unless it is at hand: `saved`. The
+    networks and so on among `parts` take their state from it."""
     device = torch.get_default_device()
     try:
-        saved = torch.load(path, device, weights_only=True)
+        saved = saved or torch.load(path, device, weights_only=True)
         if saved["config"]["method"] != METHOD:
             raise ValueError(f"it is of {saved['config']['method']}")
         for name, part in parts.items():
@@ -537,7 +540,7 @@ def load_agent(run_dir):
     for name, group in vars(args).items():
         vars(group).update(saved["config"][name])
     agent = Dream(envs.make(**vars(args.task)), args)
-    load(path, agent=agent)
+    load(path, saved, agent=agent)
     return agent, args, saved["row"]
 
 
@@ -556,11 +559,11 @@ def open_run(args, parts):
         if not (run.resume or run.overwrite):
             raise ValueError(f"{path} is in use: --resume or --overwrite it")
         if run.resume:
-            then = load(path / "checkpoint.pt")["config"]
-            then = then | {"run": then["run"]["seed"]}
+            saved = load(path / "checkpoint.pt")
+            then = saved["config"] | {"run": saved["config"]["run"]["seed"]}
             if then != config | {"run": run.seed}:  # the rest of it may differ
                 raise ValueError(f"--resume: {path} has other options: {then}")
-            saved = load(path / "checkpoint.pt", **parts)
+            load(path / "checkpoint.pt", saved, **parts)
         else:
             (path / "checkpoint.pt").unlink(missing_ok=True)
     return path, config, saved

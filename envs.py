@@ -169,8 +169,8 @@ class Task(gymnasium.vector.VectorEnv):
         reward = np.where(active, reward, 0.0)
         self.t, self.total = self.t + active, self.total + reward
         batch, info = self._batch(reward)
-        self.done = self.done | done
-        return batch, reward * self.pays, self.done, self.done & False, info
+        self.done = done = self.done | done
+        return batch, reward * self.pays, done, np.zeros_like(done), info
 
     def transitions(self, mu, goal, state, t, action):
         """A step from any state: the next one (N, S), reward and done (N,)."""

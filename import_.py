@@ -288,8 +288,9 @@ def split(x, tau_exp):
 
 
 def lambda_returns(reward, value, trace, gamma):
-    """Targets of Q-learning, G_t = r_t + gamma (v_t+1 + trace_t+1 (G_t+1 -
-    v_t+1)), (B, T). On padding, reward and value are 0, and so is G."""
+    """Targets of Q(lambda), G_t = r_t + gamma (v_t+1 + trace_t+1 (G_t+1 -
+    v_t+1)), (B, T). Not in the paper, whose trace is 0: r_t + gamma v_t+1. On
+    padding, reward and value are 0, and so is G."""
     returns, after = torch.zeros_like(reward), torch.zeros_like(reward[:, 0])
     for t in reversed(range(reward.shape[1])):
         returns[:, t] = reward[:, t] + gamma * after
@@ -313,13 +314,13 @@ def q_losses(q, target_q, tau_exp, tau_exec, args):
     reward, gamma = tau_exec["reward"], args.q_learning.gamma
     execution = td_loss(q_exec, target_exec, tau_exec, reward, gamma, args)
 
-    # Exploration earns, with its last action, what execution is then worth, a
-    # constant here: target_q has no gradient. There is no discount on the way
-    # there, which would reward cutting it short.
+    # Exploration earns what the task pays for it, where it counts, and with its
+    # last action what execution is then worth, a constant here: target_q has no
+    # gradient. A discount on the way there would reward cutting it short.
     length, T = tau_exp["length"], reward.shape[1]
     start = worth_of_start(q_exec, target_exec, tau_exec, args)
-    reward = start[:, None] * (torch.arange(T) == length[:, None] - 1)
-    reward = tau_exp["reward"] + reward
+    last = torch.arange(T) == length[:, None] - 1  # (B, T)
+    reward = tau_exp["reward"] + start[:, None] * last
     exploration = td_loss(q_exp, target_exp, tau_exp, reward, 1.0, args)
     return {"execution": execution, "exploration": exploration}
 
@@ -514,12 +515,12 @@ def save(path, content):
     part.replace(path)
 
 
-def load(path, **parts):
-    """What this method has saved there, of which the networks and so on among
-    `parts` take their state."""
+def load(path, saved=None, **parts):
+    """What this method has saved there, unless it is at hand: `saved`. The
+    networks and so on among `parts` take their state from it."""
     device = torch.get_default_device()
     try:
-        saved = torch.load(path, device, weights_only=True)
+        saved = saved or torch.load(path, device, weights_only=True)
         if saved["config"]["method"] != METHOD:
             raise ValueError(f"it is of {saved['config']['method']}")
         for name, part in parts.items():
@@ -537,7 +538,7 @@ def load_agent(run_dir):
     for name, group in vars(args).items():
         vars(group).update(saved["config"][name])
     agent = Agent(envs.make(**vars(args.task)), args)
-    load(path, agent=agent)
+    load(path, saved, agent=agent)
     return agent, args, saved["row"]
 
 
@@ -556,11 +557,11 @@ def open_run(args, parts):
         if not (run.resume or run.overwrite):
             raise ValueError(f"{path} is in use: --resume or --overwrite it")
         if run.resume:
-            then = load(path / "checkpoint.pt")["config"]
-            then = then | {"run": then["run"]["seed"]}
+            saved = load(path / "checkpoint.pt")
+            then = saved["config"] | {"run": saved["config"]["run"]["seed"]}
             if then != config | {"run": run.seed}:  # the rest of it may differ
                 raise ValueError(f"--resume: {path} has other options: {then}")
-            saved = load(path / "checkpoint.pt", **parts)
+            load(path / "checkpoint.pt", saved, **parts)
         else:
             (path / "checkpoint.pt").unlink(missing_ok=True)
     return path, config, saved

@@ -627,6 +627,17 @@ def test_parts_take_what_was_saved(tmp_path):
         dream.load(tmp_path / "nowhere")
 
 
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    """A checkpoint has gigabytes."""
+    train(tmp_path, *OFTEN, 500)
+    read = mock.Mock(wraps=torch.load)
+    monkeypatch.setattr(torch, "load", read)
+    train(tmp_path, *OFTEN, 600, "--run-dir", tmp_path, "--resume")
+    assert run("--eval", tmp_path)[0] == 0
+    names = [call.args[0].name for call in read.call_args_list]
+    assert names == ["checkpoint.pt", "agent.pt"]
+
+
 UNFIT = "method", "no method", "beginning", "empty", "text", "no such part"
 UNFIT += "hidden size", "task", "attack", "half", "list", "no config"
 
