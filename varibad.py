@@ -79,8 +79,7 @@ class QLearningArgs:
     gamma: float = 0.99  # discount
     q_lambda: float = 0.9  # lambda of Q(lambda) (0: one-step targets)
     cut_traces: bool = True  # after a non-greedy action (Watkins; else Peng)
-    learning_rate: float = 1e-3  # learning rate of AdamW, at first
-    lr_half_life: float = 30_000  # trials in which the learning rate halves
+    learning_rate: float = 1e-3  # learning rate of AdamW
     weight_decay: float = 0.0  # weight decay of AdamW
     target_rate: float = 0.02  # of the running average, in each update
     batch_size: int = 64  # trials in an update
@@ -110,19 +109,21 @@ class Args:
 COUNTS = "num_envs", "num_actions", "hidden_size", "batch_size", "buffer_size"
 COUNTS += ("updates_per_round",)
 SHARES = "gamma", "q_lambda", "target_rate", "priority", "min_epsilon"
-RANGES = dict.fromkeys((*COUNTS, "lr_half_life"), (1, 1e12))
-RANGES |= dict.fromkeys((*SHARES, "sticky_prob"), (0, 1))
-RANGES |= {"prefixes": (1, 1e12)}
+SHARES += ("sticky_prob",)
+RANGES = dict.fromkeys(COUNTS, (1, 1e12)) | dict.fromkeys(SHARES, (0, 1))
+RANGES["prefixes"] = 1, 1e12
 DEFAULTS = {  # where they are not those above
+    "bus": {"total_steps": 800_000},
     "coupling": {"total_steps": 8_000, "kl_coef": 4e-4},
     "distracting-bus": {"total_steps": 1_000_000},
     "cooking": {
-        "total_steps": 2_500_000, "lr_half_life": 1e12, "weight_decay": 0.1,
+        "total_steps": 2_500_000, "weight_decay": 0.1,
     },
     "sign-nav": {
         "total_steps": 1_000_000,
         "gamma": 0.97, "q_lambda": 0.7, "cut_traces": False, "batch_size": 32,
         "updates_per_round": 16, "buffer_size": 7_000, "sticky_prob": 0.7,
+        "weight_decay": 0.1,
     },
 }  # fmt: skip
 
@@ -142,7 +143,8 @@ class Memory(nn.Module):
     def __init__(self, task, hidden):
         super().__init__()
         space = task.single_observation_space
-        if len(space["observation"].shape) == 3:
+        self.of_frames = len(space["observation"].shape) == 3
+        if self.of_frames:
             self.encoder = nn.Sequential(  # frames (R, 3, 60, 80)
                 nn.Conv2d(3, 16, 8, stride=4), nn.ReLU(),  # (R, 16, 14, 19)
                 nn.Conv2d(16, 32, 4, stride=2), nn.ReLU(),  # (R, 32, 6, 8)
@@ -152,8 +154,8 @@ class Memory(nn.Module):
             sizes = torch.as_tensor(space["observation"].nvec)
             self.encoder = nn.EmbeddingBag(sizes.sum(), hidden, mode="sum")
             self.register_buffer("first_row", sizes.cumsum(0) - sizes)
-        self.none = len(task.actions)
-        self.action = nn.Embedding(self.none + 1, hidden)
+            self.transition = mlp(3 * hidden, 2 * hidden, hidden)
+        self.action = nn.Embedding(len(task.actions) + 1, hidden)
         # A reward means something only together with its instruction.
         tokens = int(space["instruction"].nvec.max())
         self.reward = nn.Embedding(tokens, hidden)
@@ -161,41 +163,39 @@ class Memory(nn.Module):
         self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
 
     def encode(self, tau):
-        """Features of s for the LSTM, and others to be read beside its output,
-        (B, T, hidden) each."""
+        """Features of what is observed at each step, (B, T, hidden)."""
         x = tau["observation"]
         B, T = x.shape[:2]
         x = x.flatten(0, 1)
-        if x.dtype == torch.uint8:
-            # Convolutions take most of the time: they leave out the padding.
-            length = tau.get("length", torch.full((B,), T))
-            rows = valid(length + 1, T).flatten().nonzero()[:, 0]
-            frames = x.index_select(0, rows).permute(0, 3, 1, 2)
-            frames = frames.split(256)  # small enough for the cache
-            s = [self.encoder((x - 127.5).div_(255)) for x in frames]
-            s = torch.cat(s)  # (R, hidden)
-            s = s.new_zeros(B * T, s.shape[1]).index_copy(0, rows, s)
-            return s.view(B, T, -1), s.view(B, T, -1)
-        s = self.encoder(x + self.first_row).view(B, T, -1)
-        # Not in the paper: random Fourier features (Tancik et al., 2020) of
-        # variance 1 tell any two observations apart; plain sums, small so that
-        # others are not lost beside them, generalise to new combinations.
-        return 1.4 * (2 * s).sin(), 0.2 * s
+        if not self.of_frames:
+            return self.encoder(x + self.first_row).view(B, T, -1)
+        # Convolutions take most of the time: they leave out the padding.
+        length = tau.get("length", torch.full((B,), T))
+        rows = valid(length + 1, T).flatten().nonzero()[:, 0]
+        frames = x.index_select(0, rows).permute(0, 3, 1, 2)
+        frames = frames.split(256)  # small enough for the cache
+        s = torch.cat([self.encoder((x - 127.5).div_(255)) for x in frames])
+        s = s.new_zeros(B * T, s.shape[1]).index_copy(0, rows, s)
+        return s.view(B, T, -1)
 
     def forward(self, tau, state=None):
-        """What is known at each step (B, T, 2 * hidden), and the state."""
-        s, s_now = self.encode(tau)
-        begins = tau["prev_action"] == self.none  # an episode: nothing before
+        """What is known at each step (B, T, 2 * hidden), and the state: that of
+        the LSTM, and the features of the step before."""
+        s, action = self.encode(tau), self.action(tau["prev_action"])
         h, c, prev_s = state or s.new_zeros(3, 1, *s[:, 0].shape)
-        prev_s = torch.cat([prev_s.transpose(0, 1), s[:, :-1]], 1)
-        prev_s = prev_s * ~begins[..., None]
-        # Not in the paper: the product, which is specific to the pair (s, s'),
-        # as where a bus leads to is.
-        x = s + s * prev_s + self.action(tau["prev_action"])
+        if self.of_frames:
+            x, plain = s + action, s
+        else:
+            # Not in the paper: the LSTM reads s_t-1 and s_t together, for where
+            # a bus leads to is a fact of both. Sums of embeddings, which hold
+            # for new combinations, bypass it, small, lest it be lost beside.
+            prev_s = torch.cat([prev_s.transpose(0, 1), s[:, :-1]], 1)
+            x = self.transition(torch.cat([prev_s, action, s], 2))
+            plain = 0.2 * s
         meaning = self.reward(tau["instruction"]).sum(2)
         x = x + tau["prev_reward"][..., None] * meaning  # (B, T, hidden)
         y, (h, c) = self.lstm(x, (h, c))
-        return torch.cat([y, s_now], 2), (h, c, s[:, -1:].transpose(0, 1))
+        return torch.cat([y, plain], 2), (h, c, s[:, -1:].transpose(0, 1))
 
 
 class QHead(nn.Module):
@@ -273,9 +273,9 @@ class Agent(nn.Module):
 
     def q(self, tau, belief):
         """Q (B, T, A) at each step; its loss does not teach the belief."""
-        s, s_now = self.eyes.encode(tau)
+        s = self.eyes.encode(tau)
         known = self.known(torch.cat([belief.detach(), s], 2)).tanh()
-        return self.head(torch.cat([known, s_now], 2), tau["instruction"])
+        return self.head(torch.cat([known, 0.2 * s], 2), tau["instruction"])
 
     def forward(self, tau, state=None, carried=None):
         """Q (B, T, A) at each step, and the state. An episode's first step has
@@ -384,7 +384,7 @@ def decoding_error(agent, m, tau):
     latents m (B, K, M). There are rewards where there is an instruction."""
     B, T = tau["reward"].shape
     b, t = valid(tau["length"], T).nonzero(as_tuple=True)  # R transitions
-    s, action = agent.memory.encode(tau)[0], tau["prev_action"][b, t + 1]
+    s, action = agent.memory.encode(tau), tau["prev_action"][b, t + 1]
     instruction, decoder = tau["instruction"][b, t], agent.decoder
     predicted, reward = decoder(m[b], s[b, t], action, s[b, t + 1], instruction)
     error = surprise(tau["observation"][b, t + 1], predicted, decoder.sizes)
@@ -464,15 +464,14 @@ def act(policy, task, start, epsilon, args):
     by an action; and length (N,), after which all is padding."""
     batch, info = start
     N, T, A = task.num_envs, task.max_steps, len(task.actions)
-    batch = {name: torch.as_tensor(x) for name, x in batch.items()}
     tau = {  # (N, T + 1, ...)
-        name: batch[name][:, None].repeat_interleave(T + 1, 1)
-        for name in ("observation", "instruction")
+        name: torch.as_tensor(x)[:, None].repeat_interleave(T + 1, 1)
+        for name, x in batch.items()
     }
+    tau["prev_reward"] = tau.pop("reward")
     tau["prev_action"] = torch.zeros(N, T + 1, dtype=torch.long)
     tau["prev_action"][:, 0] = A  # none
-    tau["prev_reward"] = torch.zeros(N, T + 1)
-    reward, state, random = torch.zeros(N, T), None, None
+    reward, state, random = torch.zeros(N, T), None, 0
     for t in range(T):
         step = {name: x[:, t : t + 1] for name, x in tau.items()}
         q, state = policy(step, state=state)
@@ -481,15 +480,15 @@ def act(policy, task, start, epsilon, args):
         new, again = torch.randint(A, (2, N))
         if task.actions[-1] == "end":
             new = torch.where(new == A - 1, again, new)
-        sticks = torch.rand(N) < args.q_learning.sticky_prob
-        random = new if t == 0 else torch.where(sticks, random, new)
+        sticks = torch.rand(N) < args.q_learning.sticky_prob * (t > 0)
+        random = torch.where(sticks, random, new)
         greedy = q[:, 0].argmax(1)
         action = torch.where(torch.rand(N) < epsilon, random, greedy)
-        batch, paid, done, _, info = task.step(action.cpu().numpy())
-        reward[:, t] = torch.as_tensor(paid)
+        batch, earned, done, _, info = task.step(action.cpu().numpy())
+        tau["observation"][:, t + 1] = torch.as_tensor(batch["observation"])
         tau["prev_action"][:, t + 1] = action
         tau["prev_reward"][:, t + 1] = torch.as_tensor(batch["reward"])
-        tau["observation"][:, t + 1] = torch.as_tensor(batch["observation"])
+        reward[:, t] = torch.as_tensor(earned)
         if done.all():
             break
     return tau | {"reward": reward, "length": torch.tensor(info["steps"])}, info
@@ -649,20 +648,17 @@ def train(args, bar):
     # Not in the paper: a running average gives the targets, and is what is
     # tested and saved.
     target = copy.deepcopy(agent).requires_grad_(False)
-    # Not in the paper: weight decay; the learning rate falls.
+    # Not in the paper: weight decay.
     groups = [{"params": agent.parameters(), "weight_decay": q.weight_decay}]
     optimizer = torch.optim.AdamW(groups, q.learning_rate, fused=True)
-    decay = 0.5 ** (n / q.lr_half_life)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
     # Not in the paper: each copy has its own epsilon, from 1 to the least.
-    epsilon = q.min_epsilon ** torch.linspace(1, 0, n).flip(0)
+    epsilon = q.min_epsilon ** torch.linspace(1, 0, n)
     buffer, rows, next_test = ReplayBuffer(q.buffer_size), [], 0
     count = {"env_steps": 0, "seconds": 0.0, "trials": 0, "updates": 0}
     names = "execution", "exploration", "elbo"
     logged = {f"{name}_loss": math.nan for name in names}
 
-    parts = {"agent": agent, "target": target}
-    parts |= {"optimizer": optimizer, "scheduler": scheduler}
+    parts = {"agent": agent, "target": target, "optimizer": optimizer}
     path, config, saved = open_run(args, parts)
     if saved:
         vars(buffer).update(saved["buffer"])
@@ -699,7 +695,7 @@ def train(args, bar):
 
         # EXPLORE, EXECUTE
         began = time.perf_counter()
-        epsilons = epsilon[torch.randperm(n)], epsilon
+        epsilons = epsilon, epsilon
         tau_exp, (tau_exec,), infos = trial(
             agent, args, task, None, [None, None], epsilons
         )
@@ -728,7 +724,6 @@ def train(args, bar):
             td_error = (td_error.detach() + 1e-6).sqrt()
             buffer.priority[slots] = td_error**q.priority
             count["updates"] += 1
-        scheduler.step()
         for name, x in loss.items():
             logged[f"{name}_loss"] = x.mean().item()
         count["seconds"] += time.perf_counter() - began

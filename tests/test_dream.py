@@ -116,13 +116,12 @@ def test_memory_reads_everything_and_nothing_of_the_future(kind):
         assert changed[:, 2:].all(), f"{name} must be remembered"
 
 
-def test_memory_begins_anew_with_an_episode():
-    """The product with the observation before is left out where none is."""
-    _, agent, _, tau, _ = trials()
-    now = steps(tau, 3, 4)
-    _, (h, c, prev_s) = agent.decoder(steps(tau, 0, 3))
-    for action, matters in ((agent.decoder.none, False), (0, True)):
-        now["prev_action"] = torch.full_like(now["prev_action"], action)
+def test_memory_reads_a_transition():
+    """Of tokens, together with the step before; that of frames does not."""
+    for kind, matters in (trials, True), (frames, False):
+        _, agent, _, tau, _ = kind()
+        now = steps(tau, 3, 4)
+        _, (h, c, prev_s) = agent.decoder(steps(tau, 0, 3))
         x, _ = agent.decoder(now, (h, c, prev_s))
         y, _ = agent.decoder(now, (h, c, prev_s + 1))
         assert x.equal(y) != matters
