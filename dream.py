@@ -20,6 +20,7 @@ before execution needs it. docs/departures.md measures what is not in the paper.
     python dream.py --env map  # return 0.80 of 0.80, 3 minutes on one CPU core
 """
 
+import contextlib
 import copy
 import functools
 import json
@@ -29,7 +30,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -291,11 +291,12 @@ def exploration_reward(error, length, c):
 
 def lambda_returns(reward, value, trace, gamma):
     """Targets of Q(lambda), G_t = r_t + gamma (v_t+1 + trace_t+1 (G_t+1 -
-    v_t+1)), (B, T). Not in the paper, whose trace is 0: r_t + gamma v_t+1. On
-    padding, reward and value are 0, and so is G."""
+    v_t+1)), (B, T), gamma a number or (B, T). Not in the paper, whose trace is
+    0: r_t + gamma v_t+1. On padding, reward and value are 0, and so is G."""
+    gamma = torch.as_tensor(gamma).expand_as(reward)
     returns, after = torch.zeros_like(reward), torch.zeros_like(reward[:, 0])
     for t in reversed(range(reward.shape[1])):
-        returns[:, t] = reward[:, t] + gamma * after
+        returns[:, t] = reward[:, t] + gamma[:, t] * after
         after = torch.lerp(value[:, t], returns[:, t], trace[:, t])
     return returns
 
@@ -401,31 +402,21 @@ def act(policy, task, start, epsilon, args):
     return tau | {"reward": reward, "length": torch.tensor(info["steps"])}, info
 
 
-def value_and_trace(q, target_q, tau, args):
-    """Of double Q-learning, for lambda_returns: what the state of each step is
-    worth, 0 on padding, and how much of its return counts, (B, T) each, from
-    Q (B, T + 1, A)."""
-    action = tau["prev_action"][:, 1:]
-    greedy = q[:, :-1].argmax(2)
-    value = target_q[:, :-1].gather(2, greedy[..., None])[..., 0]
-    # Not in the paper: Q(lambda). What follows a non-greedy action is not what
-    # greedy play is worth: Watkins cuts it off, Peng does not.
-    keep = (action == greedy) | (not args.q_learning.cut_traces)
-    counts = valid(tau["length"], action.shape[1])
-    return value * counts, args.q_learning.q_lambda * keep
-
-
-def td_loss(q, target_q, tau, reward, gamma, args):
+def td_loss(q, target_q, tau, reward, args):
     """Squared errors of double Q-learning, summed over each episode, (B,), from
     Q (B, T + 1, A) and reward (B, T). Divided by the mean length, so that their
     mean is the mean over all steps."""
-    with torch.no_grad():
-        value, trace = value_and_trace(q, target_q, tau, args)
-        returns = lambda_returns(reward, value, trace, gamma)
-    action = tau["prev_action"][:, 1:, None]
-    error = (q[:, :-1].gather(2, action)[..., 0] - returns) ** 2
-    error = error * valid(tau["length"], error.shape[1])
-    return error.sum(1) / tau["length"].float().mean()
+    action = tau["prev_action"][:, 1:]
+    counts = valid(tau["length"], action.shape[1])  # (B, T)
+    greedy = q[:, :-1].argmax(2)
+    value = target_q[:, :-1].gather(2, greedy[..., None])[..., 0] * counts
+    # Not in the paper: Q(lambda). What follows a non-greedy action is not what
+    # greedy play is worth: Watkins cuts it off, Peng does not.
+    keep = (action == greedy) | (not args.q_learning.cut_traces)
+    trace = args.q_learning.q_lambda * keep
+    returns = lambda_returns(reward, value, trace, args.q_learning.gamma)
+    error = (q[:, :-1].gather(2, action[..., None])[..., 0] - returns) ** 2
+    return (error * counts).sum(1) / tau["length"].float().mean()
 
 
 def q_loss(policy, target, tau, reward, args, z=None):
@@ -433,7 +424,7 @@ def q_loss(policy, target, tau, reward, args, z=None):
     q, _ = policy(tau, z)
     with torch.no_grad():
         target_q, _ = target(tau, z)
-    return td_loss(q, target_q, tau, reward, args.q_learning.gamma, args)
+    return td_loss(q, target_q, tau, reward, args)
 
 
 class ReplayBuffer:
@@ -498,11 +489,6 @@ def evaluate(agent, args, final=False):
     return row
 
 
-# What is raised where a file is not of this program, or of another version
-UNREADABLE = OSError, EOFError, UnpicklingError, RuntimeError, ValueError
-UNREADABLE += KeyError, IndexError, TypeError
-
-
 def save(path, content):
     """A whole file or none: it is written beside, then renamed."""
     part = path.with_name(path.name + ".part")
@@ -516,56 +502,47 @@ def save(path, content):
     part.replace(path)
 
 
-def load(path, saved=None, **parts):
-    """What this method has saved there, unless it is at hand: `saved`. The
-    networks and so on among `parts` take their state from it."""
-    device = torch.get_default_device()
+@contextlib.contextmanager
+def loading(path):
+    """What this method has saved there. An error in a `with` block that uses it
+    is one of the file: of another version, say, or no file of ours."""
     try:
-        saved = saved or torch.load(path, device, weights_only=True)
+        saved = torch.load(path, torch.get_default_device(), weights_only=True)
         if saved["config"]["method"] != METHOD:
             raise ValueError(f"it is of {saved['config']['method']}")
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-    except UNREADABLE as error:
+        yield saved
+    except (OSError, DependencyNotInstalled):
+        raise
+    except Exception as error:
         reason = repr(error).split("\\n")[-1]
         raise ValueError(f"{path} does not fit {METHOD}: {reason}") from error
-    return saved
 
 
 def load_agent(run_dir):
     """The agent of a run, its arguments, and its last row of progress.csv."""
-    path, args = Path(run_dir) / "agent.pt", Args()
-    saved = load(path)
-    for name, group in vars(args).items():
-        vars(group).update(saved["config"][name])
-    agent = Dream(envs.make(**vars(args.task)), args)
-    load(path, saved, agent=agent)
+    args = Args()
+    with loading(Path(run_dir) / "agent.pt") as saved:
+        for name, group in vars(args).items():
+            vars(group).update(saved["config"][name])
+        agent = Dream(envs.make(**vars(args.task)), args)
+        agent.load_state_dict(saved["agent"])
     return agent, args, saved["row"]
 
 
-def open_run(args, parts):
-    """The run directory, config.json, and the checkpoint to go on from, of
-    which the parts of a training take their state."""
+def run_directory(args):
+    """Where a run is kept, and whether one is there to go on with."""
     run, task = args.run, args.task
     name = task.env
     name += "" if task.num_actions == 8 else f"-{task.num_actions}"
     name += "" if task.setting == "imrl" else f"-{task.setting}"
     path = run.run_dir or Path("runs", METHOD, name, str(run.seed))
-    config = json.dumps({"method": METHOD, **asdict(args)}, default=str)
-    config, saved = json.loads(config), None
     path.mkdir(parents=True, exist_ok=True)
-    if any(file.suffix != ".part" for file in path.iterdir()):
-        if not (run.resume or run.overwrite):
-            raise ValueError(f"{path} is in use: --resume or --overwrite it")
-        if run.resume:
-            saved = load(path / "checkpoint.pt")
-            then = saved["config"] | {"run": saved["config"]["run"]["seed"]}
-            if then != config | {"run": run.seed}:  # the rest of it may differ
-                raise ValueError(f"--resume: {path} has other options: {then}")
-            load(path / "checkpoint.pt", saved, **parts)
-        else:
-            (path / "checkpoint.pt").unlink(missing_ok=True)
-    return path, config, saved
+    in_use = any(file.suffix != ".part" for file in path.iterdir())
+    if in_use and not (run.resume or run.overwrite):
+        raise ValueError(f"{path} is in use: --resume or --overwrite it")
+    if not run.resume:
+        (path / "checkpoint.pt").unlink(missing_ok=True)
+    return path, in_use and run.resume
 
 
 def train(args, bar):
@@ -593,12 +570,20 @@ def train(args, bar):
     logged = {f"{name}_loss": math.nan for name in names}
 
     parts = {"agent": agent, "target": target, "optimizer": optimizer}
-    path, config, saved = open_run(args, parts)
-    if saved:
-        vars(buffer).update(saved["buffer"])
-        count, logged, rows, next_test, *random = saved["progress"]
-        torch.set_rng_state(random[0].cpu())
-        task.np_random.bit_generator.state = random[1]
+    path, goes_on = run_directory(args)
+    config = json.dumps({"method": METHOD, **asdict(args)}, default=str)
+    config = json.loads(config)
+    if goes_on:
+        with loading(path / "checkpoint.pt") as saved:
+            then = saved["config"] | {"run": saved["config"]["run"]["seed"]}
+            if then != config | {"run": run.seed}:  # the rest of it may differ
+                raise ValueError(f"it has other options: {then}")
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            vars(buffer).update(saved["buffer"])
+            count, logged, rows, next_test, *random = saved["progress"]
+            torch.set_rng_state(random[0].cpu())
+            task.np_random.bit_generator.state = random[1]
     next_save, total = 0.0, run.total_steps
     while True:
         final = count["env_steps"] >= total

@@ -18,6 +18,7 @@ learned together. That is what DREAM (dream.py) avoids.
     python rl2.py --env map    # 0.32 of 0.80: it walks; 4 minutes
 """
 
+import contextlib
 import copy
 import functools
 import json
@@ -27,7 +28,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -237,69 +237,66 @@ READ = "observation", "instruction", "prev_action", "prev_reward"
 
 
 def join(tau_exp, tau_exec):
-    """Both episodes of B trials as one (B, L, ...), without the padding between
-    them. Its length is that of both, and 1: from the last observation of one to
-    the first of the other, with the action "none"."""
+    """Both episodes of B trials as one, (B, L + 1, ...), without the padding
+    between them. One step, without reward and with the action "none", leads
+    from the last observation of exploration to the first of execution."""
     B, T = tau_exp["reward"].shape
+    explored = tau_exp["length"][:, None]  # (B, 1)
     length = tau_exp["length"] + 1 + tau_exec["length"]
-    begins = tau_exp["length"][:, None] + 1  # the execution, (B, 1)
-    t = torch.arange(length.max() + 1)  # (L,)
-    rows = torch.where(t < begins, t, t - begins + T + 1).clamp(max=2 * T + 1)
-    rows += (2 * T + 2) * torch.arange(B)[:, None]  # (B, L)
-    tau = {"length": length}
-    for name in READ:
-        both = torch.cat([tau_exp[name], tau_exec[name]], 1).flatten(0, 1)
-        both = both.index_select(0, rows.flatten())
-        tau[name] = both.unflatten(0, rows.shape)
+    t = torch.arange(length.max() + 1)
+    rows = torch.where(t <= explored, t, t - explored + T).clamp(max=2 * T + 1)
+    rows += (2 * T + 2) * torch.arange(B)[:, None]  # (B, L + 1)
+    tau = {"length": length, "explored": tau_exp["length"]}
+    for name in (*READ, "reward"):
+        both = [tau_exp[name], tau_exec[name]]
+        if name == "reward":
+            both = [nn.functional.pad(x, (0, 1)) for x in both]
+        both = torch.cat(both, 1).flatten(0, 1)
+        tau[name] = both.index_select(0, rows.flatten()).unflatten(
+            0, rows.shape
+        )
     return tau
-
-
-def split(x, tau_exp):
-    """x (B, L, ...) at each step of a joined trial -> that of its exploration
-    and that of its execution, (B, T + 1, ...); anything on padding."""
-    B, T = tau_exp["reward"].shape
-    t_exp = torch.arange(T + 1).expand(B, -1)
-    t_exec = t_exp + tau_exp["length"][:, None] + 1
-    b, last = torch.arange(B)[:, None], x.shape[1] - 1
-    return x[b, t_exp.clamp(max=last)], x[b, t_exec.clamp(max=last)]
 
 
 def lambda_returns(reward, value, trace, gamma):
     """Targets of Q(lambda), G_t = r_t + gamma (v_t+1 + trace_t+1 (G_t+1 -
-    v_t+1)), (B, T). Not in the paper, whose trace is 0: r_t + gamma v_t+1. On
-    padding, reward and value are 0, and so is G."""
+    v_t+1)), (B, T), gamma a number or (B, T). Not in the paper, whose trace is
+    0: r_t + gamma v_t+1. On padding, reward and value are 0, and so is G."""
+    gamma = torch.as_tensor(gamma).expand_as(reward)
     returns, after = torch.zeros_like(reward), torch.zeros_like(reward[:, 0])
     for t in reversed(range(reward.shape[1])):
-        returns[:, t] = reward[:, t] + gamma * after
+        returns[:, t] = reward[:, t] + gamma[:, t] * after
         after = torch.lerp(value[:, t], returns[:, t], trace[:, t])
     return returns
 
 
-def worth_of_start(q, target_q, tau, args):
-    """What execution is worth at its first state, (B,): its value, of which a
-    part, lambda if the first action was greedy, gives way to its return."""
-    value, trace = value_and_trace(q, target_q, tau, args)
-    gamma = args.q_learning.gamma
-    returns = lambda_returns(tau["reward"], value, trace, gamma)
-    return torch.lerp(value[:, 0], returns[:, 0], trace[:, 0])
-
-
-def q_losses(q, target_q, tau_exp, tau_exec, args):
-    """The losses {name: (B,)} of both episodes, from Q (B, L, A)."""
-    q_exp, q_exec = split(q, tau_exp)
-    target_exp, target_exec = split(target_q, tau_exp)
-    reward, gamma = tau_exec["reward"], args.q_learning.gamma
-    execution = td_loss(q_exec, target_exec, tau_exec, reward, gamma, args)
-
-    # Exploration earns what the task pays for it, where it counts, and with its
-    # last action what execution is then worth, a constant here: target_q has no
-    # gradient. A discount on the way there would reward cutting it short.
-    length, T = tau_exp["length"], reward.shape[1]
-    start = worth_of_start(q_exec, target_exec, tau_exec, args)
-    last = torch.arange(T) == length[:, None] - 1  # (B, T)
-    reward = tau_exp["reward"] + start[:, None] * last
-    exploration = td_loss(q_exp, target_exp, tau_exp, reward, 1.0, args)
-    return {"execution": execution, "exploration": exploration}
+def q_losses(q, target_q, tau, args):
+    """Squared errors of double Q-learning, {name: (B,)}, summed over either
+    episode of joined trials, from Q (B, L + 1, A). Divided by its mean length,
+    so that their mean is the mean over all steps."""
+    q, target_q, action = q[:, :-1], target_q[:, :-1], tau["prev_action"][:, 1:]
+    counts, t = valid(tau["length"], q.shape[1]), torch.arange(q.shape[1])
+    explored = tau["explored"][:, None]
+    exploring, executing = t < explored, counts & (t > explored)  # (B, L)
+    greedy = q.argmax(2)
+    value = target_q.gather(2, greedy[..., None])[..., 0] * counts
+    # Not in the paper: Q(lambda). What follows a non-greedy action is not what
+    # greedy play is worth: Watkins cuts it off, Peng does not.
+    keep = (action == greedy) | (not args.q_learning.cut_traces)
+    trace = args.q_learning.q_lambda * keep
+    # Exploration earns what the task pays for it, where it counts, and at its
+    # end what execution is then worth. A discount on the way there would reward
+    # cutting it short.
+    trace = torch.where(t == explored, 1.0, trace)
+    gamma = torch.where(t <= explored, 1.0, args.q_learning.gamma)
+    returns = lambda_returns(tau["reward"][:, :-1], value, trace, gamma)
+    taken = action.clamp(max=q.shape[2] - 1)[..., None]  # "none" is not learned
+    error = (q.gather(2, taken)[..., 0] - returns) ** 2
+    steps = {"execution": executing, "exploration": exploring}
+    return {
+        name: (error * x).sum(1) / x.sum(1).float().mean()
+        for name, x in steps.items()
+    }
 
 
 def losses(agent, target, tau_exp, tau_exec, args):
@@ -308,7 +305,7 @@ def losses(agent, target, tau_exp, tau_exec, args):
     q, _ = agent(tau)
     with torch.no_grad():
         target_q, _ = target(tau)
-    return q_losses(q, target_q, tau_exp, tau_exec, args)
+    return q_losses(q, target_q, tau, args)
 
 
 def remember(memory, tau, state):
@@ -387,33 +384,6 @@ def act(policy, task, start, epsilon, args):
     return tau | {"reward": reward, "length": torch.tensor(info["steps"])}, info
 
 
-def value_and_trace(q, target_q, tau, args):
-    """Of double Q-learning, for lambda_returns: what the state of each step is
-    worth, 0 on padding, and how much of its return counts, (B, T) each, from
-    Q (B, T + 1, A)."""
-    action = tau["prev_action"][:, 1:]
-    greedy = q[:, :-1].argmax(2)
-    value = target_q[:, :-1].gather(2, greedy[..., None])[..., 0]
-    # Not in the paper: Q(lambda). What follows a non-greedy action is not what
-    # greedy play is worth: Watkins cuts it off, Peng does not.
-    keep = (action == greedy) | (not args.q_learning.cut_traces)
-    counts = valid(tau["length"], action.shape[1])
-    return value * counts, args.q_learning.q_lambda * keep
-
-
-def td_loss(q, target_q, tau, reward, gamma, args):
-    """Squared errors of double Q-learning, summed over each episode, (B,), from
-    Q (B, T + 1, A) and reward (B, T). Divided by the mean length, so that their
-    mean is the mean over all steps."""
-    with torch.no_grad():
-        value, trace = value_and_trace(q, target_q, tau, args)
-        returns = lambda_returns(reward, value, trace, gamma)
-    action = tau["prev_action"][:, 1:, None]
-    error = (q[:, :-1].gather(2, action)[..., 0] - returns) ** 2
-    error = error * valid(tau["length"], error.shape[1])
-    return error.sum(1) / tau["length"].float().mean()
-
-
 class ReplayBuffer:
     """The latest trials. Not in the paper: they are drawn in proportion to
     |TD error| ** args.q_learning.priority, where a trial's TD error is the root
@@ -461,11 +431,6 @@ def evaluate(agent, args, final=False):
     return row
 
 
-# What is raised where a file is not of this program, or of another version
-UNREADABLE = OSError, EOFError, UnpicklingError, RuntimeError, ValueError
-UNREADABLE += KeyError, IndexError, TypeError
-
-
 def save(path, content):
     """A whole file or none: it is written beside, then renamed."""
     part = path.with_name(path.name + ".part")
@@ -479,56 +444,47 @@ def save(path, content):
     part.replace(path)
 
 
-def load(path, saved=None, **parts):
-    """What this method has saved there, unless it is at hand: `saved`. The
-    networks and so on among `parts` take their state from it."""
-    device = torch.get_default_device()
+@contextlib.contextmanager
+def loading(path):
+    """What this method has saved there. An error in a `with` block that uses it
+    is one of the file: of another version, say, or no file of ours."""
     try:
-        saved = saved or torch.load(path, device, weights_only=True)
+        saved = torch.load(path, torch.get_default_device(), weights_only=True)
         if saved["config"]["method"] != METHOD:
             raise ValueError(f"it is of {saved['config']['method']}")
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-    except UNREADABLE as error:
+        yield saved
+    except (OSError, DependencyNotInstalled):
+        raise
+    except Exception as error:
         reason = repr(error).split("\\n")[-1]
         raise ValueError(f"{path} does not fit {METHOD}: {reason}") from error
-    return saved
 
 
 def load_agent(run_dir):
     """The agent of a run, its arguments, and its last row of progress.csv."""
-    path, args = Path(run_dir) / "agent.pt", Args()
-    saved = load(path)
-    for name, group in vars(args).items():
-        vars(group).update(saved["config"][name])
-    agent = Agent(envs.make(**vars(args.task)), args)
-    load(path, saved, agent=agent)
+    args = Args()
+    with loading(Path(run_dir) / "agent.pt") as saved:
+        for name, group in vars(args).items():
+            vars(group).update(saved["config"][name])
+        agent = Agent(envs.make(**vars(args.task)), args)
+        agent.load_state_dict(saved["agent"])
     return agent, args, saved["row"]
 
 
-def open_run(args, parts):
-    """The run directory, config.json, and the checkpoint to go on from, of
-    which the parts of a training take their state."""
+def run_directory(args):
+    """Where a run is kept, and whether one is there to go on with."""
     run, task = args.run, args.task
     name = task.env
     name += "" if task.num_actions == 8 else f"-{task.num_actions}"
     name += "" if task.setting == "imrl" else f"-{task.setting}"
     path = run.run_dir or Path("runs", METHOD, name, str(run.seed))
-    config = json.dumps({"method": METHOD, **asdict(args)}, default=str)
-    config, saved = json.loads(config), None
     path.mkdir(parents=True, exist_ok=True)
-    if any(file.suffix != ".part" for file in path.iterdir()):
-        if not (run.resume or run.overwrite):
-            raise ValueError(f"{path} is in use: --resume or --overwrite it")
-        if run.resume:
-            saved = load(path / "checkpoint.pt")
-            then = saved["config"] | {"run": saved["config"]["run"]["seed"]}
-            if then != config | {"run": run.seed}:  # the rest of it may differ
-                raise ValueError(f"--resume: {path} has other options: {then}")
-            load(path / "checkpoint.pt", saved, **parts)
-        else:
-            (path / "checkpoint.pt").unlink(missing_ok=True)
-    return path, config, saved
+    in_use = any(file.suffix != ".part" for file in path.iterdir())
+    if in_use and not (run.resume or run.overwrite):
+        raise ValueError(f"{path} is in use: --resume or --overwrite it")
+    if not run.resume:
+        (path / "checkpoint.pt").unlink(missing_ok=True)
+    return path, in_use and run.resume
 
 
 def train(args, bar):
@@ -552,12 +508,20 @@ def train(args, bar):
     logged = {f"{name}_loss": math.nan for name in names}
 
     parts = {"agent": agent, "target": target, "optimizer": optimizer}
-    path, config, saved = open_run(args, parts)
-    if saved:
-        vars(buffer).update(saved["buffer"])
-        count, logged, rows, next_test, *random = saved["progress"]
-        torch.set_rng_state(random[0].cpu())
-        task.np_random.bit_generator.state = random[1]
+    path, goes_on = run_directory(args)
+    config = json.dumps({"method": METHOD, **asdict(args)}, default=str)
+    config = json.loads(config)
+    if goes_on:
+        with loading(path / "checkpoint.pt") as saved:
+            then = saved["config"] | {"run": saved["config"]["run"]["seed"]}
+            if then != config | {"run": run.seed}:  # the rest of it may differ
+                raise ValueError(f"it has other options: {then}")
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            vars(buffer).update(saved["buffer"])
+            count, logged, rows, next_test, *random = saved["progress"]
+            torch.set_rng_state(random[0].cpu())
+            task.np_random.bit_generator.state = random[1]
     next_save, total = 0.0, run.total_steps
     while True:
         final = count["env_steps"] >= total

@@ -196,12 +196,12 @@ def test_padding_never_changes_a_loss(kind):
 @pytest.mark.parametrize("cut_traces", [True, False])
 def test_td_loss_against_a_slow_loop(cut_traces):
     """Each target as the mixture of n-step returns that it stands for."""
-    q_learning = {"q_lambda": 0.6, "cut_traces": cut_traces}
+    q_learning = {"q_lambda": 0.6, "cut_traces": cut_traces, "gamma": 0.9}
     args, agent, target, _, tau = trials(**q_learning)
     z, gamma, lam, reward = torch.randn(12, 16), 0.9, 0.6, tau["reward"]
     with torch.no_grad():
         qs, target_qs = agent.pi_exec(tau, z)[0], target.pi_exec(tau, z)[0]
-    loss = dream.td_loss(qs, target_qs, tau, reward, gamma, args)
+    loss = dream.td_loss(qs, target_qs, tau, reward, args)
     errors, traces = [[] for _ in range(12)], []
     for b, length in enumerate(tau["length"]):
         q, target_q = qs[b], target_qs[b]
@@ -230,7 +230,7 @@ def test_td_loss_against_a_slow_loop(cut_traces):
 
 
 def test_td_loss_teaches_the_action_taken_towards_its_return():
-    args = arguments(q_lambda=0.5)
+    args = arguments(q_lambda=0.5, gamma=0.5)
     q = torch.tensor([[[0.0, 2.0], [1.0, 3.0], [5.0, 5.0]]], requires_grad=True)
     average = torch.tensor([[[8.0, 9.0], [4.0, 6.0], [7.0, 7.0]]])
     tau = {
@@ -238,7 +238,7 @@ def test_td_loss_teaches_the_action_taken_towards_its_return():
         "length": torch.tensor([2]),
     }
     reward = torch.tensor([[1.0, 2.0]])
-    loss = dream.td_loss(q, average, tau, reward, 0.5, args)
+    loss = dream.td_loss(q, average, tau, reward, args)
     # The second action is greedy: G_1 = 2, G_0 = 1 + 0.5 (6 + 0.5 (2 - 6)) = 3
     assert loss.tolist() == [((0 - 3) ** 2 + (3 - 2) ** 2) / 2]
     loss.sum().backward()
@@ -252,7 +252,7 @@ def test_q_loss_is_of_a_policy_and_of_its_average():
         agent.pi_exec, target.pi_exec, tau, tau["reward"], args, z
     )
     q, average = agent.pi_exec(tau, z)[0], target.pi_exec(tau, z)[0]
-    expected = dream.td_loss(q, average, tau, tau["reward"], 0.99, args)
+    expected = dream.td_loss(q, average, tau, tau["reward"], args)
     torch.testing.assert_close(loss, expected)
     loss.sum().backward()
     assert z.grad.abs().sum() > 0

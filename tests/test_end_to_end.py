@@ -179,22 +179,25 @@ def test_losses_against_a_slow_loop(method, kind):
 
 @METHODS
 @pytest.mark.parametrize("start", [trials, frames])
-def test_joined_and_split(method, start):
-    """Both episodes without padding between them; and back again."""
+def test_joined(method, start):
+    """Both episodes, and a step without reward, but no padding, between."""
     _, _, _, tau_exp, tau_exec = start(method)
     tau = method.join(tau_exp, tau_exec)
     longest = int((tau_exp["length"] + tau_exec["length"]).max()) + 2
     assert tau["prev_action"].shape[1] == longest
     for name in ("observation", "instruction", "prev_action", "prev_reward"):
-        exp, exe = method.split(tau[name], tau_exp)
-        assert exp.shape == tau_exp[name].shape == exe.shape
         for b, length in enumerate(tau["length"]):
             first, second = tau_exp["length"][b] + 1, tau_exec["length"][b] + 1
             assert length + 1 == first + second
             parts = tau_exp[name][b, :first], tau_exec[name][b, :second]
             assert torch.cat(parts).equal(tau[name][b, : length + 1])
-            assert exp[b, :first].equal(parts[0])
-            assert exe[b, :second].equal(parts[1])
+    assert tau["explored"].equal(tau_exp["length"])
+    for b, length in enumerate(tau["length"]):
+        first, second = tau_exp["length"][b], tau_exec["length"][b]
+        parts = tau_exp["reward"][b, :first], tau_exec["reward"][b, :second]
+        rewards = torch.cat([parts[0], torch.zeros(1), parts[1]])
+        assert rewards.equal(tau["reward"][b, :length])
+        assert (tau["reward"][b, length:] == 0).all()
 
 
 @METHODS
