@@ -9,13 +9,16 @@ tau_exec, each with an instruction i. Four networks learn:
 
     f(mu)             bottleneck: z ~ Normal(f(mu), rho^2), all of mu that is
                       worth knowing; loss: beta |f(mu)|^2 and that of pi_exec
-    pi_exec(a|s,i,z)  execution, on z of f or of g; Q-learning on task reward
+    pi_exec(a|s,i,z)  execution, on z of f, or, as in a test, of g; Q-learning
+                      on task reward
     g(tau_:t)         decoder of z from exploration; loss: |f(mu) - g(tau_:t)|^2
+                      and, where z is of g, that of pi_exec
     pi_exp(a|tau_:t)  exploration; Q-learning on what a step tells about z:
                       |f(mu) - g(tau_:t)|^2 - |f(mu) - g(tau_:t+1)|^2 - c
 
-Execution learns from f before exploration is any good, and exploration from f
-before execution needs it. docs/departures.md measures what is not in the paper.
+Neither waits for the other: execution has z of f before exploration finds
+anything, and f tells exploration what there is to find. docs/departures.md
+measures what is not in the paper.
 
     python dream.py --env map  # return 0.80 of 0.80, 3 minutes on one CPU core
 """
@@ -50,10 +53,10 @@ class RunArgs:
     total_steps: int = 500_000  # environment steps, exploring and executing
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU, if any
     run_dir: Path | None = None  # None: runs/<method>/<env>[-<setting>]/<seed>
-    overwrite: bool = False  # replace what an earlier run has left there
-    resume: bool = False  # go on from the checkpoint that it has left there
+    overwrite: bool = False  # replace an earlier run in run_dir
+    resume: bool = False  # go on from the checkpoint of an earlier run there
     eval: Path | None = None  # do not train: test the agent of this run
-    executions: int = 0  # executions of a test trial (0: 1, or 4 if online)
+    executions: int = 0  # of a test trial (0: 1, or 4 in setting online)
     eval_every: int = 20_000  # environment steps between evaluations
     checkpoint_minutes: float = 5.0  # minutes between checkpoints (0: never)
 
@@ -62,7 +65,7 @@ class RunArgs:
 class TaskArgs:
     env: Literal[tuple(envs.TASKS)] = "map"  # the task
     setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
-    num_actions: int = 8  # actions of coupling
+    num_actions: int = 8  # number of actions of the task coupling
 
 
 @dataclass
@@ -82,12 +85,12 @@ class QLearningArgs:
     cut_traces: bool = True  # after a non-greedy action (Watkins; else Peng)
     learning_rate: float = 1e-3  # learning rate of AdamW
     weight_decay: float = 0.0  # weight decay of AdamW
-    target_rate: float = 0.02  # of the running average, in each update
+    target_rate: float = 0.02  # by which targets follow, in each update
     batch_size: int = 64  # trials in an update
     updates_per_round: int = 8  # updates after each num_envs trials
     buffer_size: int = 16_000  # trials in the replay buffer
     priority: float = 0.8  # draw trials in proportion to |TD error| ** this
-    min_epsilon: float = 0.15  # least epsilon of a copy; they go from 1 to it
+    min_epsilon: float = 0.15  # the trials side by side have this to 1
     sticky_prob: float = 0.0  # probability that a random action is repeated
 
 
@@ -112,7 +115,7 @@ COUNTS += ("updates_per_round",)
 SHARES = "gamma", "q_lambda", "target_rate", "priority", "min_epsilon"
 SHARES += ("sticky_prob",)
 RANGES = dict.fromkeys(COUNTS, (1, 1e12)) | dict.fromkeys(SHARES, (0, 1))
-DEFAULTS = {  # where they are not those above
+DEFAULTS = {  # of a task, where they are not those above
     "bus": {"total_steps": 800_000},
     "coupling": {"total_steps": 8_000, "explore_after": 500},
     "distracting-bus": {"total_steps": 1_000_000, "explore_after": 20_000},
@@ -157,7 +160,7 @@ class Memory(nn.Module):
             self.register_buffer("first_row", sizes.cumsum(0) - sizes)
             self.transition = mlp(3 * hidden, 2 * hidden, hidden)
         self.action = nn.Embedding(len(task.actions) + 1, hidden)
-        # A reward means something only together with its instruction.
+        # What a reward means depends on the instruction; at first, nothing.
         tokens = int(space["instruction"].nvec.max())
         self.reward = nn.Embedding(tokens, hidden)
         nn.init.zeros_(self.reward.weight)
@@ -167,17 +170,15 @@ class Memory(nn.Module):
         """Features of what is observed at each step, (B, T, hidden)."""
         x = tau["observation"]
         B, T = x.shape[:2]
-        x = x.flatten(0, 1)
         if not self.of_frames:
-            return self.encoder(x + self.first_row).view(B, T, -1)
-        # Convolutions take most of the time: they leave out the padding.
-        length = tau.get("length", torch.full((B,), T))
-        rows = valid(length + 1, T).flatten().nonzero()[:, 0]
-        frames = x.index_select(0, rows).permute(0, 3, 1, 2)
-        frames = frames.split(256)  # small enough for the cache
-        s = torch.cat([self.encoder((x - 127.5).div_(255)) for x in frames])
-        s = s.new_zeros(B * T, s.shape[1]).index_copy(0, rows, s)
-        return s.view(B, T, -1)
+            x = (x + self.first_row).flatten(0, 1)
+            return self.encoder(x).view(B, T, -1)
+        # Convolutions take most of the time: they leave out the padding, and
+        # read 256 frames at once, which fit into the cache.
+        seen = valid(tau.get("length", torch.full((B,), T)) + 1, T)  # (B, T)
+        frames = x[seen].permute(0, 3, 1, 2).split(256)
+        s = torch.cat([self.encoder((x - 127.5) / 255) for x in frames])
+        return s.new_zeros(B, T, s.shape[1]).index_put((seen,), s)
 
     def forward(self, tau, state=None):
         """What is known at each step (B, T, 2 * hidden), and the state: that of
@@ -188,8 +189,8 @@ class Memory(nn.Module):
             x, plain = s + action, s
         else:
             # Not in the paper: the LSTM reads s_t-1 and s_t together, for where
-            # a bus leads to is a fact of both. Sums of embeddings, which hold
-            # for new combinations, bypass it, small, lest it be lost beside.
+            # a bus leads to is a fact of both; and s_t, a sum of embeddings,
+            # which holds for new combinations, bypasses it, scaled down.
             prev_s = torch.cat([prev_s.transpose(0, 1), s[:, :-1]], 1)
             x = self.transition(torch.cat([prev_s, action, s], 2))
             plain = 0.2 * s
@@ -216,8 +217,8 @@ class QHead(nn.Module):
     def forward(self, x, instruction):
         """x (B, T, X), instruction (B, T, I) -> Q (B, T, A)."""
         tokens = self.instruction(instruction)  # (B, T, I, hidden)
-        # Not in the paper: what to do next depends on one of the tokens, which
-        # the past tells; what that is worth depends on all.
+        # Not in the paper: the advantage attends to one token, as the past
+        # tells which is next; the value reads them all.
         weight = (5 * self.attention(x)).softmax(2)  # (B, T, I)
         token = (weight[..., None] * tokens).sum(2)
         value = self.value(torch.cat([x, tokens.flatten(2)], 2))
@@ -307,8 +308,8 @@ def losses(agent, target, tau_exp, tau_exec, args, explore=True):
     f, g = agent.f(tau_exp["mu"]), agent.g(tau_exp)  # (B, Z), (B, T + 1, Z)
     length = tau_exp["length"]
     z, kl = bottleneck(f, args.dream.bottleneck_std)
-    error = decoding_error(f.detach(), g, length)  # f is not taught
-    # Not in the paper: f is pressed at every size, not only where it is large.
+    error = decoding_error(f.detach(), g, length)  # teaches g, but not f
+    # In the paper, |f(mu)|^2 costs nothing below a threshold.
     loss = {"bottleneck": args.dream.bottleneck_coef * kl}
     loss["decoder"] = error.sum(1) / (length + 1.0).mean()
 
@@ -329,18 +330,18 @@ def losses(agent, target, tau_exp, tau_exec, args, explore=True):
 
 @torch.no_grad()
 def trial(agent, args, task, mu, instructions, knows_mu, epsilons):
-    """Play N trials in problems mu (N,): one exploration, then an execution for
-    each of instructions[1:], numbers (N,). What is None is drawn by the task.
-    z is of f where knows_mu (N,), in training, and else of g; epsilons are the
-    shares of random actions in exploration and in execution. Returns tau_exp,
-    [tau_exec, ...], and the last info of each episode."""
+    """Play N trials in problems mu (N,): an exploration with the first of the
+    instructions, (N,) each, and an execution with each other one. What is None
+    is drawn by the task. z is of f where knows_mu (N,), which only training
+    has, else of g; epsilons are the shares of random actions, exploring and
+    executing. Returns tau_exp, [tau_exec, ...], the last info of each."""
     start = task.explore(mu, instructions[0])
     tau_exp, info = act(agent.pi_exp, task, start, epsilons[0], args)
     tau_exp["mu"] = torch.tensor(info["problem"])
 
     z_explored = at_end(agent.g(tau_exp), tau_exp["length"])
     z, _ = bottleneck(agent.f(tau_exp["mu"]), args.dream.bottleneck_std)
-    z = torch.where(knows_mu[:, None], z, z_explored)  # a test: z_explored
+    z = torch.where(knows_mu[:, None], z, z_explored)
 
     tau_execs, infos = [], [info]
     for instruction in instructions[1:]:
@@ -368,8 +369,9 @@ def act(policy, task, start, epsilon, args):
 
     `start` is what task.explore or task.execute has returned. Of each step, tau
     has the observation, the instruction, the action before it and the reward
-    observed with it, (N, T + 1, ...); and reward (N, T), what Q-learning earns
-    by an action; and length (N,), after which all is padding."""
+    that is observed with it, which may be hidden, (N, T + 1, ...); the reward
+    that Q-learning earns by its action, (N, T); and the length of each episode
+    (N,), after which all is padding."""
     batch, info = start
     N, T, A = task.num_envs, task.max_steps, len(task.actions)
     tau = {  # (N, T + 1, ...)
@@ -379,7 +381,7 @@ def act(policy, task, start, epsilon, args):
     tau["prev_reward"] = tau.pop("reward")
     tau["prev_action"] = torch.zeros(N, T + 1, dtype=torch.long)
     tau["prev_action"][:, 0] = A  # none
-    reward, state, random = torch.zeros(N, T), None, 0
+    reward, state, drawn = torch.zeros(N, T), None, 0
     for t in range(T):
         step = {name: x[:, t : t + 1] for name, x in tau.items()}
         q, state = policy(step, state=state)
@@ -389,9 +391,9 @@ def act(policy, task, start, epsilon, args):
         if task.actions[-1] == "end":
             new = torch.where(new == A - 1, again, new)
         sticks = torch.rand(N) < args.q_learning.sticky_prob * (t > 0)
-        random = torch.where(sticks, random, new)
+        drawn = torch.where(sticks, drawn, new)
         greedy = q[:, 0].argmax(1)
-        action = torch.where(torch.rand(N) < epsilon, random, greedy)
+        action = torch.where(torch.rand(N) < epsilon, drawn, greedy)
         batch, earned, done, _, info = task.step(action.cpu().numpy())
         tau["observation"][:, t + 1] = torch.as_tensor(batch["observation"])
         tau["prev_action"][:, t + 1] = action
@@ -402,29 +404,24 @@ def act(policy, task, start, epsilon, args):
     return tau | {"reward": reward, "length": torch.tensor(info["steps"])}, info
 
 
-def td_loss(q, target_q, tau, reward, args):
-    """Squared errors of double Q-learning, summed over each episode, (B,), from
-    Q (B, T + 1, A) and reward (B, T). Divided by the mean length, so that their
-    mean is the mean over all steps."""
+def q_loss(policy, target, tau, reward, args, z=None):
+    """Squared errors of double Q-learning, summed over each episode, (B,), and
+    divided by the mean length, so that their mean is the mean over all steps.
+    reward is (B, T); target is the running average of the policy."""
+    q, _ = policy(tau, z)  # (B, T + 1, A)
+    with torch.no_grad():
+        target_q, _ = target(tau, z)
     action = tau["prev_action"][:, 1:]
-    counts = valid(tau["length"], action.shape[1])  # (B, T)
+    mask = valid(tau["length"], action.shape[1])  # (B, T)
     greedy = q[:, :-1].argmax(2)
-    value = target_q[:, :-1].gather(2, greedy[..., None])[..., 0] * counts
+    value = target_q[:, :-1].gather(2, greedy[..., None])[..., 0] * mask
     # Not in the paper: Q(lambda). What follows a non-greedy action is not what
     # greedy play is worth: Watkins cuts it off, Peng does not.
     keep = (action == greedy) | (not args.q_learning.cut_traces)
     trace = args.q_learning.q_lambda * keep
     returns = lambda_returns(reward, value, trace, args.q_learning.gamma)
     error = (q[:, :-1].gather(2, action[..., None])[..., 0] - returns) ** 2
-    return (error * counts).sum(1) / tau["length"].float().mean()
-
-
-def q_loss(policy, target, tau, reward, args, z=None):
-    """td_loss (B,) of a policy; target is its running average."""
-    q, _ = policy(tau, z)
-    with torch.no_grad():
-        target_q, _ = target(tau, z)
-    return td_loss(q, target_q, tau, reward, args)
+    return (error * mask).sum(1) / tau["length"].float().mean()
 
 
 class ReplayBuffer:
@@ -463,8 +460,8 @@ class ReplayBuffer:
 # --- 5. Training --------------------------------------------------------------
 def evaluate(agent, args, final=False):
     """A row of progress.csv: the benchmark's columns; then, of 256 training
-    trials that explore half at random, the return of executing with z of f, the
-    variance of f(mu), and what g has left of it."""
+    trials that explore with epsilon 0.5, the return of executing with z of f,
+    the variance of f(mu), and the squared error of g."""
 
     def play(task, mu, instructions):
         unknown = torch.zeros(task.num_envs, dtype=torch.bool)
@@ -504,8 +501,8 @@ def save(path, content):
 
 @contextlib.contextmanager
 def loading(path):
-    """What this method has saved there. An error in a `with` block that uses it
-    is one of the file: of another version, say, or no file of ours."""
+    """What this method has saved there. What fails in a `with` block that uses
+    it is a fault of the file: it is of another version, say."""
     try:
         saved = torch.load(path, torch.get_default_device(), weights_only=True)
         if saved["config"]["method"] != METHOD:
@@ -514,7 +511,7 @@ def loading(path):
     except (OSError, DependencyNotInstalled):
         raise
     except Exception as error:
-        reason = repr(error).split("\\n")[-1]
+        reason = repr(error).split("\\n")[-1]  # one line, the last
         raise ValueError(f"{path} does not fit {METHOD}: {reason}") from error
 
 
@@ -575,8 +572,9 @@ def train(args, bar):
     config = json.loads(config)
     if goes_on:
         with loading(path / "checkpoint.pt") as saved:
+            # Of the options of the run, only the seed must be the same.
             then = saved["config"] | {"run": saved["config"]["run"]["seed"]}
-            if then != config | {"run": run.seed}:  # the rest of it may differ
+            if then != config | {"run": run.seed}:
                 raise ValueError(f"it has other options: {then}")
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
@@ -633,8 +631,7 @@ def train(args, bar):
             loss = losses(agent, target, tau_exp, tau_exec, args, explore)
             for name, x in loss.items():
                 if not x.isfinite().all():
-                    message = f"{name} loss is not finite, after {count}"
-                    raise FloatingPointError(message)
+                    raise ValueError(f"{name} loss is not finite: {count}")
             optimizer.zero_grad()
             sum(x.mean() for x in loss.values()).backward()
             nn.utils.clip_grad_norm_(agent.parameters(), 10.0)
@@ -654,6 +651,7 @@ def train(args, bar):
 def parse():
     """The command line, over the defaults of its task."""
     style = (tyro.conf.OmitArgPrefixes,)
+    # The first pass only finds the task.
     words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
     args = Args()
     args.task.env = tyro.cli(Args, args=words, config=style).task.env
@@ -662,10 +660,6 @@ def parse():
             if hasattr(group, name):
                 setattr(group, name, value)
     return tyro.cli(Args, default=args, config=style, description=__doc__)
-
-
-# What a user may get wrong, or a machine may lack: one line, status 2
-EXPECTED = OSError, ValueError, FloatingPointError, DependencyNotInstalled
 
 
 def main():
@@ -684,7 +678,7 @@ def main():
             total = args.run.total_steps
             with tqdm(total=total, unit=" steps", delay=1) as bar:
                 row = train(args, bar)
-    except EXPECTED as error:
+    except (OSError, ValueError, DependencyNotInstalled) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     print(

@@ -51,10 +51,10 @@ class RunArgs:
     total_steps: int = 500_000  # environment steps, exploring and executing
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU, if any
     run_dir: Path | None = None  # None: runs/<method>/<env>[-<setting>]/<seed>
-    overwrite: bool = False  # replace what an earlier run has left there
-    resume: bool = False  # go on from the checkpoint that it has left there
+    overwrite: bool = False  # replace an earlier run in run_dir
+    resume: bool = False  # go on from the checkpoint of an earlier run there
     eval: Path | None = None  # do not train: test the agent of this run
-    executions: int = 0  # executions of a test trial (0: 1, or 4 if online)
+    executions: int = 0  # of a test trial (0: 1, or 4 in setting online)
     eval_every: int = 20_000  # environment steps between evaluations
     checkpoint_minutes: float = 5.0  # minutes between checkpoints (0: never)
 
@@ -63,7 +63,7 @@ class RunArgs:
 class TaskArgs:
     env: Literal[tuple(envs.TASKS)] = "map"  # the task
     setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
-    num_actions: int = 8  # actions of coupling
+    num_actions: int = 8  # number of actions of the task coupling
 
 
 @dataclass
@@ -81,12 +81,12 @@ class QLearningArgs:
     cut_traces: bool = True  # after a non-greedy action (Watkins; else Peng)
     learning_rate: float = 1e-3  # learning rate of AdamW
     weight_decay: float = 0.0  # weight decay of AdamW
-    target_rate: float = 0.02  # of the running average, in each update
+    target_rate: float = 0.02  # by which targets follow, in each update
     batch_size: int = 64  # trials in an update
     updates_per_round: int = 8  # updates after each num_envs trials
     buffer_size: int = 16_000  # trials in the replay buffer
     priority: float = 0.8  # draw trials in proportion to |TD error| ** this
-    min_epsilon: float = 0.15  # least epsilon of a copy; they go from 1 to it
+    min_epsilon: float = 0.15  # the trials side by side have this to 1
     sticky_prob: float = 0.0  # probability that a random action is repeated
 
 
@@ -156,7 +156,7 @@ class Memory(nn.Module):
             self.register_buffer("first_row", sizes.cumsum(0) - sizes)
             self.transition = mlp(3 * hidden, 2 * hidden, hidden)
         self.action = nn.Embedding(len(task.actions) + 1, hidden)
-        # A reward means something only together with its instruction.
+        # What a reward means depends on the instruction; at first, nothing.
         tokens = int(space["instruction"].nvec.max())
         self.reward = nn.Embedding(tokens, hidden)
         nn.init.zeros_(self.reward.weight)
@@ -166,17 +166,15 @@ class Memory(nn.Module):
         """Features of what is observed at each step, (B, T, hidden)."""
         x = tau["observation"]
         B, T = x.shape[:2]
-        x = x.flatten(0, 1)
         if not self.of_frames:
-            return self.encoder(x + self.first_row).view(B, T, -1)
-        # Convolutions take most of the time: they leave out the padding.
-        length = tau.get("length", torch.full((B,), T))
-        rows = valid(length + 1, T).flatten().nonzero()[:, 0]
-        frames = x.index_select(0, rows).permute(0, 3, 1, 2)
-        frames = frames.split(256)  # small enough for the cache
-        s = torch.cat([self.encoder((x - 127.5).div_(255)) for x in frames])
-        s = s.new_zeros(B * T, s.shape[1]).index_copy(0, rows, s)
-        return s.view(B, T, -1)
+            x = (x + self.first_row).flatten(0, 1)
+            return self.encoder(x).view(B, T, -1)
+        # Convolutions take most of the time: they leave out the padding, and
+        # read 256 frames at once, which fit into the cache.
+        seen = valid(tau.get("length", torch.full((B,), T)) + 1, T)  # (B, T)
+        frames = x[seen].permute(0, 3, 1, 2).split(256)
+        s = torch.cat([self.encoder((x - 127.5) / 255) for x in frames])
+        return s.new_zeros(B, T, s.shape[1]).index_put((seen,), s)
 
     def forward(self, tau, state=None):
         """What is known at each step (B, T, 2 * hidden), and the state: that of
@@ -187,8 +185,8 @@ class Memory(nn.Module):
             x, plain = s + action, s
         else:
             # Not in the paper: the LSTM reads s_t-1 and s_t together, for where
-            # a bus leads to is a fact of both. Sums of embeddings, which hold
-            # for new combinations, bypass it, small, lest it be lost beside.
+            # a bus leads to is a fact of both; and s_t, a sum of embeddings,
+            # which holds for new combinations, bypasses it, scaled down.
             prev_s = torch.cat([prev_s.transpose(0, 1), s[:, :-1]], 1)
             x = self.transition(torch.cat([prev_s, action, s], 2))
             plain = 0.2 * s
@@ -215,8 +213,8 @@ class QHead(nn.Module):
     def forward(self, x, instruction):
         """x (B, T, X), instruction (B, T, I) -> Q (B, T, A)."""
         tokens = self.instruction(instruction)  # (B, T, I, hidden)
-        # Not in the paper: what to do next depends on one of the tokens, which
-        # the past tells; what that is worth depends on all.
+        # Not in the paper: the advantage attends to one token, as the past
+        # tells which is next; the value reads them all.
         weight = (5 * self.attention(x)).softmax(2)  # (B, T, I)
         token = (weight[..., None] * tokens).sum(2)
         value = self.value(torch.cat([x, tokens.flatten(2)], 2))
@@ -457,8 +455,9 @@ def act(policy, task, start, epsilon, args):
 
     `start` is what task.explore or task.execute has returned. Of each step, tau
     has the observation, the instruction, the action before it and the reward
-    observed with it, (N, T + 1, ...); and reward (N, T), what Q-learning earns
-    by an action; and length (N,), after which all is padding."""
+    that is observed with it, which may be hidden, (N, T + 1, ...); the reward
+    that Q-learning earns by its action, (N, T); and the length of each episode
+    (N,), after which all is padding."""
     batch, info = start
     N, T, A = task.num_envs, task.max_steps, len(task.actions)
     tau = {  # (N, T + 1, ...)
@@ -468,7 +467,7 @@ def act(policy, task, start, epsilon, args):
     tau["prev_reward"] = tau.pop("reward")
     tau["prev_action"] = torch.zeros(N, T + 1, dtype=torch.long)
     tau["prev_action"][:, 0] = A  # none
-    reward, state, random = torch.zeros(N, T), None, 0
+    reward, state, drawn = torch.zeros(N, T), None, 0
     for t in range(T):
         step = {name: x[:, t : t + 1] for name, x in tau.items()}
         q, state = policy(step, state=state)
@@ -478,9 +477,9 @@ def act(policy, task, start, epsilon, args):
         if task.actions[-1] == "end":
             new = torch.where(new == A - 1, again, new)
         sticks = torch.rand(N) < args.q_learning.sticky_prob * (t > 0)
-        random = torch.where(sticks, random, new)
+        drawn = torch.where(sticks, drawn, new)
         greedy = q[:, 0].argmax(1)
-        action = torch.where(torch.rand(N) < epsilon, random, greedy)
+        action = torch.where(torch.rand(N) < epsilon, drawn, greedy)
         batch, earned, done, _, info = task.step(action.cpu().numpy())
         tau["observation"][:, t + 1] = torch.as_tensor(batch["observation"])
         tau["prev_action"][:, t + 1] = action
@@ -553,8 +552,8 @@ def save(path, content):
 
 @contextlib.contextmanager
 def loading(path):
-    """What this method has saved there. An error in a `with` block that uses it
-    is one of the file: of another version, say, or no file of ours."""
+    """What this method has saved there. What fails in a `with` block that uses
+    it is a fault of the file: it is of another version, say."""
     try:
         saved = torch.load(path, torch.get_default_device(), weights_only=True)
         if saved["config"]["method"] != METHOD:
@@ -563,7 +562,7 @@ def loading(path):
     except (OSError, DependencyNotInstalled):
         raise
     except Exception as error:
-        reason = repr(error).split("\\n")[-1]
+        reason = repr(error).split("\\n")[-1]  # one line, the last
         raise ValueError(f"{path} does not fit {METHOD}: {reason}") from error
 
 
@@ -620,8 +619,9 @@ def train(args, bar):
     config = json.loads(config)
     if goes_on:
         with loading(path / "checkpoint.pt") as saved:
+            # Of the options of the run, only the seed must be the same.
             then = saved["config"] | {"run": saved["config"]["run"]["seed"]}
-            if then != config | {"run": run.seed}:  # the rest of it may differ
+            if then != config | {"run": run.seed}:
                 raise ValueError(f"it has other options: {then}")
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
@@ -676,8 +676,7 @@ def train(args, bar):
             loss = losses(agent, target, tau_exp, tau_exec, args)
             for name, x in loss.items():
                 if not x.isfinite().all():
-                    message = f"{name} loss is not finite, after {count}"
-                    raise FloatingPointError(message)
+                    raise ValueError(f"{name} loss is not finite: {count}")
             optimizer.zero_grad()
             sum(x.mean() for x in loss.values()).backward()
             nn.utils.clip_grad_norm_(agent.parameters(), 10.0)
@@ -697,6 +696,7 @@ def train(args, bar):
 def parse():
     """The command line, over the defaults of its task."""
     style = (tyro.conf.OmitArgPrefixes,)
+    # The first pass only finds the task.
     words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
     args = Args()
     args.task.env = tyro.cli(Args, args=words, config=style).task.env
@@ -705,10 +705,6 @@ def parse():
             if hasattr(group, name):
                 setattr(group, name, value)
     return tyro.cli(Args, default=args, config=style, description=__doc__)
-
-
-# What a user may get wrong, or a machine may lack: one line, status 2
-EXPECTED = OSError, ValueError, FloatingPointError, DependencyNotInstalled
 
 
 def main():
@@ -727,7 +723,7 @@ def main():
             total = args.run.total_steps
             with tqdm(total=total, unit=" steps", delay=1) as bar:
                 row = train(args, bar)
-    except EXPECTED as error:
+    except (OSError, ValueError, DependencyNotInstalled) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     print(

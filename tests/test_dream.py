@@ -193,15 +193,21 @@ def test_padding_never_changes_a_loss(kind):
         torch.testing.assert_close(loss, after[name], rtol=0, atol=0)
 
 
+def q_loss(q, target_q, *inputs):
+    """That of Q-values as they are."""
+    policies = (lambda tau, z, q=x: (q, None) for x in (q, target_q))
+    return dream.q_loss(*policies, *inputs)
+
+
 @pytest.mark.parametrize("cut_traces", [True, False])
-def test_td_loss_against_a_slow_loop(cut_traces):
+def test_q_loss_against_a_slow_loop(cut_traces):
     """Each target as the mixture of n-step returns that it stands for."""
     q_learning = {"q_lambda": 0.6, "cut_traces": cut_traces, "gamma": 0.9}
     args, agent, target, _, tau = trials(**q_learning)
     z, gamma, lam, reward = torch.randn(12, 16), 0.9, 0.6, tau["reward"]
     with torch.no_grad():
         qs, target_qs = agent.pi_exec(tau, z)[0], target.pi_exec(tau, z)[0]
-    loss = dream.td_loss(qs, target_qs, tau, reward, args)
+    loss = q_loss(qs, target_qs, tau, reward, args)
     errors, traces = [[] for _ in range(12)], []
     for b, length in enumerate(tau["length"]):
         q, target_q = qs[b], target_qs[b]
@@ -229,7 +235,7 @@ def test_td_loss_against_a_slow_loop(cut_traces):
     assert (0 in traces) == cut_traces
 
 
-def test_td_loss_teaches_the_action_taken_towards_its_return():
+def test_q_loss_teaches_the_action_taken_towards_its_return():
     args = arguments(q_lambda=0.5, gamma=0.5)
     q = torch.tensor([[[0.0, 2.0], [1.0, 3.0], [5.0, 5.0]]], requires_grad=True)
     average = torch.tensor([[[8.0, 9.0], [4.0, 6.0], [7.0, 7.0]]])
@@ -238,7 +244,7 @@ def test_td_loss_teaches_the_action_taken_towards_its_return():
         "length": torch.tensor([2]),
     }
     reward = torch.tensor([[1.0, 2.0]])
-    loss = dream.td_loss(q, average, tau, reward, args)
+    loss = q_loss(q, average, tau, reward, args)
     # The second action is greedy: G_1 = 2, G_0 = 1 + 0.5 (6 + 0.5 (2 - 6)) = 3
     assert loss.tolist() == [((0 - 3) ** 2 + (3 - 2) ** 2) / 2]
     loss.sum().backward()
@@ -252,7 +258,7 @@ def test_q_loss_is_of_a_policy_and_of_its_average():
         agent.pi_exec, target.pi_exec, tau, tau["reward"], args, z
     )
     q, average = agent.pi_exec(tau, z)[0], target.pi_exec(tau, z)[0]
-    expected = dream.td_loss(q, average, tau, tau["reward"], args)
+    expected = q_loss(q, average, tau, tau["reward"], args)
     torch.testing.assert_close(loss, expected)
     loss.sum().backward()
     assert z.grad.abs().sum() > 0
@@ -329,7 +335,7 @@ def test_a_hand_worked_episode(setting):
 
     assert tau["length"].tolist() == [8, 3]
     assert len(policy.shown) == 8, "it must stop once all have ended"
-    # td_loss reads Q by it, so that padding must be an action, too.
+    # q_loss reads Q by it, so that padding must be an action, too.
     assert tau["prev_action"][0].tolist() == [6, *walk] + 12 * [0]
     assert tau["prev_action"][1, :4].tolist() == [6, RIGHT, UP, END]
     reward = torch.zeros(2, 20)
