@@ -59,7 +59,7 @@ def run(folder, words, seconds):
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        return f"no end within {seconds:g} seconds: is there a loop that stays?"
+        return f"no end within {seconds:g} seconds: is there an endless loop?"
     finally:
         with suppress(ProcessLookupError):  # it, and what it has started
             os.killpg(process.pid, signal.SIGKILL)

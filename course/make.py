@@ -67,7 +67,7 @@ def get_assignment(script):
 
 
 def read(name):
-    return (ROOT / name).read_text()
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def find(source, names):
@@ -142,7 +142,7 @@ def main():
         if any(args.out.iterdir()):
             raise ValueError(f"{args.out} is not empty: nothing was written")
         for name, content in files.items():
-            (args.out / name).write_text(content)
+            (args.out / name).write_text(content, encoding="utf-8")
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
