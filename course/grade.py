@@ -31,8 +31,8 @@ ENV = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 @dataclass
 class Args:
     dir: tyro.conf.Positional[Path]  # the submission
-    script: str = "dream.py"  # or rl2.py, or envs.py
-    groups: tuple[str, ...] = ()  # of tests, to be graded (none: all)
+    script: str = "dream.py"  # dream.py, rl2.py or envs.py
+    groups: tuple[str, ...] = ()  # groups of tests (none: all of them)
     seconds: float = 120.0  # time limit of a group
     gradescope: bool = False  # write results.json
 
@@ -131,7 +131,7 @@ def main():
     score, most, _ = zip(*results.values())
     rows = [*results.items(), ("total", (sum(score), sum(most), ""))]
     for name, (score, most, wrong) in rows:
-        first = wrong.split("\n")[0]
+        first = wrong.split("\n")[0].rstrip(":")
         print(f"{name:20} {score:3}/{most:<3}  {first}".rstrip())
 
 

@@ -5,8 +5,8 @@
     python course/make.py OUT --script rl2.py        # the second assignment
     python course/make.py OUT --script envs.py       # a task of one's own
 
-OUT then has the script with "YOUR CODE HERE", what it needs, its tests, what is
-installed by requirements.txt, and a README.md with the equations.
+OUT then has the script with "YOUR CODE HERE", its tests, the script that it
+runs with, a README.md with the equations, and requirements.txt.
 """
 
 import ast
@@ -56,7 +56,7 @@ ASSIGNMENTS = {
 @dataclass
 class Args:
     out: tyro.conf.Positional[Path]  # a directory, new or empty
-    script: str = "dream.py"  # or rl2.py, or envs.py
+    script: str = "dream.py"  # dream.py, rl2.py or envs.py
     blank: tuple[str, ...] = ()  # functions to be written (none: all of them)
 
 
