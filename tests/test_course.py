@@ -205,7 +205,6 @@ OF_DREAM = {
         (" * valid(length, reward.shape[1])", ""),
         ("valid(length,", "valid(length - 1,"),
         ("valid(length,", "valid(length + 1,"),
-        ("1:] - c", "1:]"),
         ("reward.detach() * valid(length, reward.shape[1])",
          "(reward.detach() + c) * valid(length, reward.shape[1]) - c"),
     ],
