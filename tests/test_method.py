@@ -217,7 +217,8 @@ class Scripted:
         return "start", len(self.calls)
 
     def act(self, policy, task, start, epsilon, args):
-        assert task is self and args is self.args
+        message = "act must be given task and args as they are"
+        assert task is self and args is self.args, message
         assert start == ("start", len(self.calls)), (
             "an episode must be acted right after its own beginning"
         )
@@ -249,7 +250,8 @@ def test_trial_explores_then_executes_each_instruction(monkeypatch):
         ("act", 0.25),
     ], "it must explore once in mu, then execute each further instruction"
     assert isinstance(it.inputs[0], str), "pi_exp must explore"
-    assert tau_exp["episode"] == 0 and len(tau_execs) == 2
+    assert tau_exp["episode"] == 0, "the first result must be tau_exp"
+    assert len(tau_execs) == 2, "there must be a tau_exec of each execution"
     for k, tau in enumerate(tau_execs):
         assert tau["episode"] == k + 1, "tau_execs must be in order"
     assert [info["episode"] for info in infos] == [0, 1, 2], (
@@ -259,15 +261,18 @@ def test_trial_explores_then_executes_each_instruction(monkeypatch):
 
 def test_trial_explores_only(monkeypatch):
     it, _, tau_execs, infos = play(monkeypatch, [0] * N, [None], [False] * N)
-    assert len(it.calls) == 2 and tau_execs == [] and len(infos) == 1
+    assert len(it.calls) == 2, "without a further instruction: explore only"
+    assert tau_execs == [], "there must be a tau_exec of each execution"
+    assert len(infos) == 1, "there must be one info of each episode"
 
 
 def test_trial_in_problems_that_the_task_draws(monkeypatch):
     it, tau_exp, (tau_exec,), _ = play(
         monkeypatch, None, [None, None], [True, False, True]
     )
-    assert it.calls[0] == ("explore", None, None)
-    assert it.calls[2] == ("execute", None)
+    message = "a problem or instruction of None must be left to the task"
+    assert it.calls[0] == ("explore", None, None), message
+    assert it.calls[2] == ("execute", None), message
     same(tau_exp["mu"], [2, 0, 1], "tau_exp must say its problems")
     same(
         tau_exec["knows_mu"],
@@ -308,31 +313,34 @@ def stand_ins(monkeypatch, **functions):
 @pytest.mark.parametrize("explore", [True, False])
 def test_losses(monkeypatch, explore):
     table = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    g = torch.arange(12.0).view(2, 3, 2).requires_grad_()
-    length = torch.tensor([2, 1])
-    error = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]])
+    decoded = torch.arange(12.0).view(2, 3, 2).requires_grad_()
+    steps = torch.tensor([2, 1])
+    errors = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]])
     gained = torch.tensor([[0.5, 0.25], [0.125, 0.0]])
     paid = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    tau_exp = {"mu": torch.tensor([2, 0]), "length": length}
+    tau_exp = {"mu": torch.tensor([2, 0]), "length": steps}
     tau_exec = {"knows_mu": torch.tensor([True, False]), "reward": paid}
-    args, given = arguments(), []
+    options, given = arguments(), []
 
     def bottleneck(f, rho):
         same(f, [[5, 6], [1, 2]], "f must be looked up by mu")
-        assert rho == args.dream.bottleneck_std
+        assert rho == options.dream.bottleneck_std, "rho is of the arguments"
         return f + 100.0, torch.tensor([6.0, 8.0])
 
-    def decoding_error(f, g_, length_):
+    def decoding_error(f, g, length):
         same(f, [[5, 6], [1, 2]], "f must be looked up by mu")
         assert not f.requires_grad, "the decoder must not teach f"
-        assert g_ is g and length_ is length
-        return error
+        same(g, decoded, "the decoder must read tau_exp")
+        same(length, steps, "the length must be that of tau_exp")
+        return errors
 
-    def exploration_reward(error_, length_, c):
-        assert error_ is error and length_ is length and c == 0.125
+    def exploration_reward(error, length, c):
+        same(error, errors, "exploration is paid by the decoding error")
+        same(length, steps, "the length must be that of tau_exp")
+        assert c == 0.125, "the price c must be the step_penalty of args.dream"
         return gained
 
-    def q_loss(policy, target, tau, reward, args_, z=None):
+    def q_loss(policy, target, tau, reward, args, z=None):
         given.append((policy, target, tau, reward, z))
         return torch.tensor([len(given) + 0.5, 7.0])
 
@@ -345,27 +353,35 @@ def test_losses(monkeypatch, explore):
     )
     f = torch.nn.Embedding.from_pretrained(table, freeze=False)
     agent = SimpleNamespace(
-        f=f, g=lambda tau: g, pi_exec="pi_exec", pi_exp="pi_exp"
+        f=f, g=lambda tau: decoded, pi_exec="pi_exec", pi_exp="pi_exp"
     )
     target = SimpleNamespace(pi_exec="average exec", pi_exp="average exp")
-    loss = dream.losses(agent, target, tau_exp, tau_exec, args, explore)
+    loss = dream.losses(agent, target, tau_exp, tau_exec, options, explore)
 
+    named = ["bottleneck", "decoder", "execution"] + explore * ["exploration"]
+    message = f"the losses must be {named}, not {sorted(loss)}"
+    assert sorted(loss) == named, message
     same(loss["bottleneck"], [3, 4], "the bottleneck must cost beta |f|^2")
     # (2 + 1 + 1 + 1) / 2 prefixes in a trial on the average
     same(loss["decoder"], [2.4, 3.6], "the error of all prefixes, summed")
     policy, average, tau, reward, z = given[0]
-    assert (policy, average) == ("pi_exec", "average exec")
-    assert tau is tau_exec and reward is paid
+    message = "execution is of pi_exec, its average, and tau_exec"
+    assert (policy, average) == ("pi_exec", "average exec"), message
+    assert tau is tau_exec, message
+    same(reward, paid, "execution must earn what the task pays")
     expected = [[105, 106], [8, 9]]
     same(z, expected, "z must be f + noise where mu is known, g elsewhere")
     assert z.requires_grad, "execution must teach f through z"
     same(loss["execution"], [1.5, 7], "the loss of pi_exec")
-    assert ("exploration" in loss) == explore == (len(given) == 2)
+    message = "q_loss is called once, and once more where `explore`"
+    assert len(given) == 1 + explore, message
     if explore:
         policy, average, tau, reward, z = given[1]
-        assert (policy, average) == ("pi_exp", "average exp")
-        assert tau is tau_exp and z is None, "exploration must not see z"
-        assert reward is gained, "exploration must earn what a step tells"
+        message = "exploration is of pi_exp, its average, and tau_exp"
+        assert (policy, average) == ("pi_exp", "average exp"), message
+        assert tau is tau_exp, message
+        assert z is None, "exploration must not see z"
+        same(reward, gained, "exploration must earn what a step tells")
         same(loss["exploration"], [2.5, 7], "the loss of pi_exp")
 
 
@@ -411,9 +427,11 @@ def test_losses_teach(monkeypatch):
             )
             if any(s is not None and s.abs().sum() > 0 for s in slopes):
                 taught[name].add(network)
-    assert taught == {
+    expected = {
         "bottleneck": {"f"},
         "decoder": {"g"},
         "execution": {"pi_exec", "f", "g"},
         "exploration": {"pi_exp"},
     }
+    message = f"the losses must teach {expected}, not {taught}"
+    assert taught == expected, message
