@@ -309,7 +309,7 @@ def losses(agent, target, tau_exp, tau_exec, args, explore=True):
     length = tau_exp["length"]
     z, kl = bottleneck(f, args.dream.bottleneck_std)
     error = decoding_error(f.detach(), g, length)  # teaches g, but not f
-    # In the paper, |f(mu)|^2 costs nothing below a threshold.
+    # Not in the paper: |f(mu)|^2 costs from 0 on, not only above a threshold.
     loss = {"bottleneck": args.dream.bottleneck_coef * kl}
     loss["decoder"] = error.sum(1) / (length + 1.0).mean()
 
