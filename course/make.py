@@ -40,8 +40,8 @@ ASSIGNMENTS = {
     ),
     "rl2.py": Assignment(
         {
-            "join": 15, "split": 10, "lambda_returns": 15, "worth_of_start": 10,
-            "q_losses": 20, "losses": 5, "remember": 10, "trial": 15,
+            "join": 20, "lambda_returns": 15, "q_losses": 30, "losses": 5,
+            "remember": 15, "trial": 15,
         },
         tests="tests/test_method_rl2.py", needs="envs.py",
     ),

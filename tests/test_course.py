@@ -88,7 +88,7 @@ def test_the_solution_passes_all(script):
         ("dream.py", ("exploration_reward", "trial")),
         ("dream.py", ("losses",)),
         ("rl2.py", ()),
-        ("rl2.py", ("split", "remember")),
+        ("rl2.py", ("q_losses", "remember")),
     ],
 )
 def test_a_handout_fails_exactly_what_is_blank(script, names):
@@ -165,14 +165,21 @@ def test_errors_of_make(words, says, tmp_path, monkeypatch, capsys):
 LAMBDA_RETURNS = [
     ("trace[:, t])", "trace[:, t - 1])"),
     ("value[:, t], returns[:, t]", "returns[:, t], value[:, t]"),
-    ("+ gamma * after", "+ after"),
-    ("+ gamma * after", "- gamma * after"),
-    ("reward[:, t] + gamma * after", "gamma * (reward[:, t] + after)"),
+    ("+ gamma[:, t] * after", "+ after"),
+    ("+ gamma[:, t] * after", "- gamma[:, t] * after"),
+    ("reward[:, t] + gamma[:, t] * after",
+     "gamma[:, t] * (reward[:, t] + after)"),
+    ("gamma[:, t]", "gamma[:, t - 1]"),
+    ("gamma[:, t]", "gamma.roll(-1, 1)[:, t]"),
+    ("gamma[:, t]", "gamma[:1, t]"),
+    ("torch.as_tensor(gamma).expand_as(reward)",
+     "torch.full_like(reward, gamma)"),  # only for a number
+    ("    gamma = torch.as_tensor(gamma).expand_as(reward)\n", ""),
     ("reversed(range(reward.shape[1]))", "range(reward.shape[1])"),
     ("range(reward.shape[1])", "range(reward.shape[1] - 1)"),
     ("torch.zeros_like(reward[:, 0])", "value[:, -1]"),
     ("torch.zeros_like(reward), ", "reward, "),
-]
+]  # fmt: skip
 OF_DREAM = {
     "bottleneck": [
         ("rho * torch", "rho**2 * torch"),
@@ -250,43 +257,73 @@ OF_DREAM = {
 OF_RL2 = {
     "join": [
         ("+ 1 + tau_exec", "+ tau_exec"),
-        ("[:, None] + 1", "[:, None]"),
-        ("tau_exp[\"length\"][:, None] + 1", "torch.full((B, 1), T + 1)"),
-        ("[tau_exp[name], tau_exec[name]]", "[tau_exec[name], tau_exp[name]]"),
-        ("torch.arange(B)[:, None]", "torch.zeros(B, 1, dtype=torch.long)"),
+        ("length.max() + 1", "length.max()"),
         ("length.max() + 1", "2 * T + 2"),
-    ],
-    "split": [
-        ("[:, None] + 1", "[:, None]"),
-        ("t_exp + tau_exp[\"length\"][:, None] + 1", "t_exp + T + 1"),
-        ("torch.arange(T + 1)", "torch.arange(T)"),
-        ("x[b, t_exp.clamp(max=last)], x[b, t_exec.clamp(max=last)]",
-         "x[b, t_exec.clamp(max=last)], x[b, t_exp.clamp(max=last)]"),
+        ("t <= explored", "t < explored"),
+        ("t - explored + T", "t - explored + T + 1"),
+        ("torch.where(t <= explored, t, t - explored + T)", "t.repeat(B, 1)"),
+        (".clamp(max=2 * T + 1)", ""),
+        (".clamp(max=2 * T + 1)", ".clamp(max=2 * T)"),
+        ("(2 * T + 2) * torch.arange(B)[:, None]",
+         "torch.zeros(B, 1, dtype=torch.long)"),
+        ("\"explored\": tau_exp", "\"explored\": tau_exec"),
+        ("(*READ, \"reward\")", "READ"),
+        ("[tau_exp[name], tau_exec[name]]", "[tau_exec[name], tau_exp[name]]"),
+        ("(x, (0, 1))", "(x, (1, 0))"),
     ],
     "lambda_returns": LAMBDA_RETURNS,
-    "worth_of_start": [
-        ("value[:, 0], returns[:, 0]", "returns[:, 0], value[:, 0]"),
-        ("torch.lerp(value[:, 0], returns[:, 0], trace[:, 0])",
-         "returns[:, 0]"),
-        ("torch.lerp(value[:, 0], returns[:, 0], trace[:, 0])", "value[:, 0]"),
-        ("returns[:, 0]", "returns[:, -1]"),
-        ("args.q_learning.gamma", "1.0"),
-        ("value_and_trace(q, target_q", "value_and_trace(target_q, q"),
-    ],
     "q_losses": [
-        ("reward, 1.0, args", "reward, gamma, args"),
-        (" * last", ""),  # at every step
-        ("length[:, None] - 1", "length[:, None]"),
-        ("== length[:, None] - 1", "== T - 1"),
-        ("tau_exp[\"reward\"] + start", "start"),
-        ("q_exec, target_exec, tau_exec, args)",
-         "q_exp, target_exp, tau_exec, args)"),
-        ("split(target_q, tau_exp)", "split(q, tau_exp)"),
+        # Discounted while it explores, or from there to execution
+        ("torch.where(t <= explored, 1.0, args.q_learning.gamma)",
+         "args.q_learning.gamma"),
+        ("t <= explored", "t < explored"),
+        ("1.0, args.q_learning.gamma", "args.q_learning.gamma, 1.0"),
+        # Exploration is paid by what execution seems to be worth, or not at all
+        ("    trace = torch.where(t == explored, 1.0, trace)\n", ""),
+        ("torch.where(t == explored, 1.0, trace)",
+         "torch.where(t == explored, args.q_learning.q_lambda, trace)"),
+        ("t == explored", "t == explored + 1"),
+        ("tau[\"reward\"][:, :-1], value, trace",
+         "tau[\"reward\"][:, :-1], value * (t != explored), "
+         "trace * (t != explored)"),
+        ("tau[\"reward\"][:, :-1]", "tau[\"reward\"][:, :-1] * executing"),
+        ("tau[\"reward\"][:, :-1]", "tau[\"reward\"][:, 1:]"),
+        # The step between is learned from, or is an error
+        ("t > explored", "t >= explored"),
+        ("t < explored, counts", "t <= explored, counts"),
+        (".clamp(max=q.shape[2] - 1)", ""),
+        # Padding counts
+        ("counts & (t > explored)", "t > explored"),
+        ("[..., 0] * counts", "[..., 0]"),
+        # Which Q, of which action
+        ("greedy = q.argmax", "greedy = target_q.argmax"),
+        ("value = target_q.gather", "value = q.gather"),
+        ("greedy[..., None]", "action.clamp(max=1)[..., None]"),  # SARSA
+        ("(q.gather(2, taken)", "(target_q.gather(2, taken)"),
+        ("target_q[:, :-1]", "target_q[:, 1:]"),
+        ("tau[\"prev_action\"][:, 1:]", "tau[\"prev_action\"][:, :-1]"),
+        # Traces
+        ("(action == greedy) | (not args.q_learning.cut_traces)",
+         "torch.ones_like(counts)"),
+        (" | (not args.q_learning.cut_traces)", ""),
+        ("(not args.q_learning.cut_traces)", "args.q_learning.cut_traces"),
+        ("action == greedy", "action != greedy"),
+        ("args.q_learning.q_lambda * keep", "1.0 * keep"),
+        # The mean
+        ("returns) ** 2", "returns).abs()"),
+        ("(error * x).sum(1)", "(error * x).mean(1)"),
+        ("x.sum(1).float().mean()", "x.sum(1)"),
+        ("x.sum(1).float().mean()", "counts.sum(1).float().mean()"),
+        ("x.sum(1).float().mean()", "exploring.sum(1).float().mean()"),
+        ("{\"execution\": executing, \"exploration\": exploring}",
+         "{\"execution\": exploring, \"exploration\": executing}"),
     ],
     "losses": [
         ("target(tau)", "agent(tau)"),
         ("torch.no_grad()", "torch.enable_grad()"),
         ("q_losses(q, target_q", "q_losses(target_q, q"),
+        ("q_losses(q, target_q, tau,", "q_losses(q, target_q, tau_exec,"),
+        ("agent(tau)", "agent(tau_exec)"),
         ("join(tau_exp, tau_exec)", "join(tau_exec, tau_exp)"),
     ],
     "remember": [

@@ -154,6 +154,16 @@ def test_lambda_returns_of_a_mixture():
     same(returns[1], [2, 4, 8], "each step must have the trace of the next")
 
 
+def test_lambda_returns_of_a_discount_for_each_step():
+    # G_2 = 4, G_1 = 2 + 0.5 * 4 = 4, G_0 = 1 + 1 * 4 = 5
+    gamma = torch.tensor([[1.0, 0.5, 0.25], [0.5, 1.0, 0.25]])
+    message = "gamma may be (B, T): its step t discounts what comes after t"
+    returns = lambda_returns([[1.0, 1.0, 1.0]] * 2, gamma)
+    same(returns, [[5, 4, 4], [3, 8, 8]], message)
+    returns = lambda_returns([[0.0, 0.0, 0.0]] * 2, gamma)
+    same(returns, [[21, 22, 4], [2, -2, 8]], message)
+
+
 def test_lambda_returns_of_an_episode_of_one_step():
     returns = lambda_returns([[0.5] * 3] * 2, 0.9, T=1)
     same(returns, [[1], [-1]], "nothing must come after the only step")

@@ -19,34 +19,49 @@ def same(found, expected, message):
     )
 
 
-def options(gamma=0.5):
+def options(**q_learning):
     args = rl2.Args()
-    args.q_learning.gamma = gamma
+    vars(args.q_learning).update({"gamma": 0.5, "q_lambda": 0.75} | q_learning)
     return args
 
 
-# Two trials of at most three steps: explorations of 2 and 1, executions of 1
-# and 3 steps. The number of a step says where it is from; 9 is padding.
-EXP = [[10, 11, 12, 9], [20, 21, 9, 9]]
-EXEC = [[15, 16, 9, 9], [25, 26, 27, 28]]
-JOINED = [[10, 11, 12, 15, 16], [20, 21, 25, 26, 27, 28]]
-ENDS = torch.tensor([2, 1]), torch.tensor([1, 3])
+# Three trials of at most three steps: explorations of 2, 1 and 3, executions of
+# 1, 3 and 2 steps. The number of a step says where it is from; 9 is padding.
+EXP = [[10, 11, 12, 9], [20, 21, 9, 9], [30, 31, 32, 33]]
+EXEC = [[15, 16, 9, 9], [25, 26, 27, 28], [35, 36, 37, 9]]
+JOINED = [
+    [10, 11, 12, 15, 16],
+    [20, 21, 25, 26, 27, 28],
+    [30, 31, 32, 33, 35, 36, 37],
+]
+ENDS = torch.tensor([2, 1, 3]), torch.tensor([1, 3, 2])
+OF_EXP = [[1.0, 2.0, 0.0], [3.0, 0.0, 0.0], [8.0, 9.0, 10.0]]  # rewards
+OF_EXEC = [[4.0, 0.0, 0.0], [5.0, 6.0, 7.0], [11.0, 12.0, 0.0]]
 
 
-def episode(numbers, length):
+def episode(numbers, length, reward):
     numbers = torch.tensor(numbers)
     tau = {"observation": numbers[..., None].repeat(1, 1, 2)}
     tau |= {"instruction": numbers[..., None] + 100}
     tau |= {"prev_action": numbers + 200, "prev_reward": numbers / 2}
-    return tau | {"reward": torch.zeros(2, 3), "length": length}
+    return tau | {"reward": torch.tensor(reward), "length": length}
 
 
 # --- join ---------------------------------------------------------------------
+def join():
+    tau_exp = episode(EXP, ENDS[0], OF_EXP)
+    tau = rl2.join(tau_exp, episode(EXEC, ENDS[1], OF_EXEC))
+    named = {*rl2.READ, "reward", "length", "explored"}
+    message = f"the trial must have {sorted(named)}, not {sorted(tau)}"
+    assert {*tau} == named, message
+    return tau
+
+
 def test_join():
-    tau_exp, tau_exec = episode(EXP, ENDS[0]), episode(EXEC, ENDS[1])
-    tau = rl2.join(tau_exp, tau_exec)
+    tau = join()
     message = "the length is that of both, and 1 from one to the other"
-    same(tau["length"], [4, 5], message)
+    same(tau["length"], [4, 5, 6], message)
+    same(tau["explored"], [2, 1, 3], "explored is the length of exploration")
     for b, numbers in enumerate(JOINED):
         n, expected = len(numbers), torch.tensor(numbers)
         message = f"of trial {b}: both episodes, without padding between them"
@@ -57,32 +72,26 @@ def test_join():
         same(tau["observation"][b, :n], twice, message)
 
 
+def test_join_of_rewards():
+    reward = join()["reward"]
+    assert reward.shape == (3, 7), "reward, too, must be (B, L + 1)"
+    message = "the step from exploration to execution must earn nothing"
+    same(reward[[0, 1, 2], ENDS[0]], [0, 0, 0], message)
+    message = "each step must earn what it has earned in its own episode"
+    same(reward[0, :4], [1, 2, 0, 4], message)
+    same(reward[1, :5], [3, 0, 5, 6, 7], message)
+    same(reward[2, :6], [8, 9, 10, 0, 11, 12], message)
+    message = "what comes after the trial must earn nothing"
+    same(reward[0, 4:], [0, 0, 0], message)
+    same(reward[1, 5:], [0, 0], message)
+    same(reward[2, 6:], [0], message)
+
+
 def test_join_is_no_longer_than_the_longest_trial():
-    tau = rl2.join(episode(EXP, ENDS[0]), episode(EXEC, ENDS[1]))
+    tau = join()
     for name in "observation", "instruction", "prev_action", "prev_reward":
         message = f"{name}: L must be the greatest length, and 1"
-        assert tau[name].shape[:2] == (2, 6), message
-
-
-# --- split --------------------------------------------------------------------
-def test_split():
-    x = torch.tensor([[10, 11, 12, 15, 16, 9], JOINED[1]])
-    of_exp, of_exec = rl2.split(x, episode(EXP, ENDS[0]))
-    message = "both results must be (B, T + 1)"
-    assert of_exp.shape == of_exec.shape == (2, 4), message
-    same(of_exp[0, :3], [10, 11, 12], "exploration begins with the trial")
-    same(of_exp[1, :2], [20, 21], "exploration begins with the trial")
-    message = "execution begins after the last observation of exploration"
-    same(of_exec[0, :2], [15, 16], message)
-    same(of_exec[1], [25, 26, 27, 28], message)
-
-
-def test_split_keeps_what_comes_after_the_second_axis():
-    x = torch.arange(36.0).view(2, 6, 3).requires_grad_()
-    of_exp, of_exec = rl2.split(x, episode(EXP, ENDS[0]))
-    same(of_exp[1, 1], x[1, 1], "all of a step must be kept")
-    same(of_exec[1, 3], x[1, 5], "all of a step must be kept")
-    assert of_exec.requires_grad, "the gradient must reach x"
+        assert tau[name].shape[:2] == (3, 7), message
 
 
 # --- lambda_returns -----------------------------------------------------------
@@ -117,92 +126,149 @@ def test_lambda_returns_of_a_mixture():
     same(returns[1], [2, 4, 8], "each step must have the trace of the next")
 
 
-# --- worth_of_start -----------------------------------------------------------
-def test_worth_of_start(monkeypatch):
-    """Values 6 and -2, returns 10 and 4, of which 1/4 and nothing count."""
-    paid = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
-    values = torch.tensor([[6.0, 99.0], [-2.0, 99.0]])
-    traces = torch.tensor([[0.25, 0.5], [0.0, 0.5]])
-    tau, args = {"reward": paid}, options(gamma=0.75)
-
-    def value_and_trace(q, target_q, tau, args):
-        message = "value_and_trace must be given Q and its average, in order"
-        assert (q, target_q) == ("q", "average"), message
-        return values, traces
-
-    def returns_of(reward, value, trace, gamma):
-        same(reward, paid, "the reward must be that of the execution")
-        same(value, values, "the values must be those of value_and_trace")
-        same(trace, traces, "the traces must be those of value_and_trace")
-        assert gamma == 0.75, "gamma must be that of args"
-        return torch.tensor([[10.0, 77.0], [4.0, 77.0]])
-
-    monkeypatch.setattr(rl2, "value_and_trace", value_and_trace)
-    monkeypatch.setattr(rl2, "lambda_returns", returns_of)
-    start = rl2.worth_of_start("q", "average", tau, args)
-    message = "v_0 + trace_0 (G_0 - v_0): the trace is the part of the return"
-    same(start, [7, -2], message)
+def test_lambda_returns_of_a_discount_for_each_step():
+    gamma = torch.tensor([[1.0, 0.5, 0.25], [0.5, 1.0, 0.25]])
+    message = "gamma may be (B, T): its step t discounts what comes after t"
+    returns = lambda_returns([[1.0, 1.0, 1.0]] * 2, gamma)
+    same(returns, [[5, 4, 4], [3, 8, 8]], message)
+    returns = lambda_returns([[0.0, 0.0, 0.0]] * 2, gamma)
+    same(returns, [[21, 22, 4], [2, -2, 8]], message)
 
 
 # --- q_losses -----------------------------------------------------------------
+# Two joined trials, with the actions 0 and 1, and 2 for none: explorations of 2
+# steps and 1, the step between, and executions of 1 step and 3. What the
+# average thinks best is never what Q thinks best.
+Q = [
+    [[5.0, 1], [1, 3], [2, 4], [6, 2], [1, 2], [0, 1]],
+    [[1.0, 2], [3, 1], [4, 0], [7, 5], [0, 8], [9, 1]],
+]
+AVERAGE = [
+    [[50.0, 60], [30, 10], [71, 61], [20, 40], [50, 40], [72, 62]],
+    [[70.0, 60], [51, 81], [11, 70], [12, 80], [90, 13], [52, 82]],
+]
+ACTIONS = [[2, 0, 1, 2, 1, 0], [2, 1, 2, 0, 1, 0]]  # before each step
+EARNED = [[1.0, 2, 0, 4, 0, 0], [3.0, 0, 5, 6, 7, 0]]
+# What lambda_returns says: 99 where nothing must be learned
+RETURNS = [[2.0, 0, 99, 4, 99], [5.0, 99, 2, 6, 3]]
+
+
+def q_losses(monkeypatch, **q_learning):
+    """Q, the losses, and {name: what lambda_returns was given}."""
+    q = torch.tensor(Q, requires_grad=True)
+    tau = {"prev_action": torch.tensor(ACTIONS), "reward": torch.tensor(EARNED)}
+    tau |= {"length": torch.tensor([4, 5]), "explored": torch.tensor([2, 1])}
+    calls = []
+
+    def lambda_returns(reward, value, trace, gamma):
+        given = {"reward": reward, "value": value, "trace": trace}
+        given["gamma"] = torch.as_tensor(gamma).expand_as(reward)
+        calls.append({name: x.float() for name, x in given.items()})
+        return torch.tensor(RETURNS)
+
+    monkeypatch.setattr(rl2, "lambda_returns", lambda_returns)
+    args = options(**q_learning)
+    loss = rl2.q_losses(q, torch.tensor(AVERAGE), tau, args)
+    message = "lambda_returns must be called once, for the whole trials"
+    assert len(calls) == 1, message
+    for name, x in calls[0].items():
+        message = f"{name} must be (B, L), without the last observation"
+        assert x.shape == (2, 5), message
+        assert not x.requires_grad, f"{name} must not learn: it has a gradient"
+    return q, loss, calls[0]
+
+
+def test_q_losses_of_rewards(monkeypatch):
+    *_, given = q_losses(monkeypatch)
+    expected = [[1, 2, 0, 4, 0], [3, 0, 5, 6, 7]]
+    message = "each step must earn its own reward, also while it explores"
+    same(given["reward"], expected, message)
+
+
+def test_q_losses_of_values(monkeypatch):
+    value = q_losses(monkeypatch)[2]["value"]
+    message = "v is what the average says of the action that Q thinks best"
+    same(value[0, [1, 3]], [10, 20], message)
+    same(value[1, 2:], [11, 12, 13], message)
+    same(value[0, 4], 0, "v must be 0 after the end")
+
+
+def test_q_losses_of_traces(monkeypatch):
+    """Of the first step, and after the end, the trace does not matter."""
+    trace = q_losses(monkeypatch)[2]["trace"]
+    message = "on the step between, the trace must be 1, and never be cut"
+    same(trace[[0, 1], [2, 1]], [1, 1], message)
+    message = "where Q thinks the action best, the trace must be lambda"
+    same(trace[[0, 1], [1, 2]], [0.75, 0.75], message)
+    message = "where Q thinks another action best, the trace must be 0"
+    same(trace[[0, 1, 1], [3, 3, 4]], [0, 0, 0], message)
+
+
+def test_q_losses_of_traces_that_are_not_cut(monkeypatch):
+    trace = q_losses(monkeypatch, cut_traces=False)[2]["trace"]
+    message = "without args.q_learning.cut_traces, it must always be lambda"
+    same(trace[0, [1, 3]], [0.75, 0.75], message)
+    same(trace[1, 2:], [0.75, 0.75, 0.75], message)
+    message = "on the step between, the trace must be 1, not lambda"
+    same(trace[[0, 1], [2, 1]], [1, 1], message)
+
+
+def test_q_losses_of_discounts(monkeypatch):
+    """Of the last step, and after the end, the discount does not matter."""
+    gamma = q_losses(monkeypatch)[2]["gamma"]
+    message = "there must be no discount while it explores"
+    same(gamma[0, :2], [1, 1], message)
+    same(gamma[1, :1], [1], message)
+    message = "there must be no discount on the step between"
+    same(gamma[[0, 1], [2, 1]], [1, 1], message)
+    message = "execution must have the discount of args"
+    same(gamma[1, 2:4], [0.5, 0.5], message)
+
+
 def test_q_losses(monkeypatch):
-    """Explorations of 2 and 1 steps; execution is worth 5 and 7."""
-    tau_exp = {"reward": torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]])}
-    tau_exp["length"] = torch.tensor([2, 1])
-    tau_exec = {"reward": torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 1.0]])}
-    tau_exec["length"], calls = torch.tensor([3, 3]), []
+    _, loss, _ = q_losses(monkeypatch)
+    named = ["execution", "exploration"]
+    message = f"the losses must be {named}, not {sorted(loss)}"
+    assert sorted(loss) == named, message
+    # (3^2 + 3^2, 3^2) / 1.5 and (2^2, 2^2 + 1^2 + 3^2) / 2
+    message = "squared errors, summed, divided by the mean length of {}s"
+    same(loss["exploration"], [12, 6], message.format("exploration"))
+    same(loss["execution"], [2, 7], message.format("execution"))
 
-    def worth_of_start(q, target_q, tau, args):
-        message = "what is worth something is the start of the execution"
-        assert (q, target_q) == ("q of exec", "average of exec"), message
-        assert tau is tau_exec, message
-        return torch.tensor([5.0, 7.0])
 
-    def td_loss(q, target_q, tau, reward, gamma, args):
-        calls.append((q, target_q, tau, reward, gamma))
-        return f"loss of {q.split()[-1]}"
-
-    stand_ins = {
-        "split": lambda x, tau_exp: (f"{x} of exp", f"{x} of exec"),
-        "worth_of_start": worth_of_start,
-        "td_loss": td_loss,
-    }
-    for name, function in stand_ins.items():
-        monkeypatch.setattr(rl2, name, function)
-    losses = rl2.q_losses("q", "average", tau_exp, tau_exec, options())
-
-    expected = {"execution": "loss of exec", "exploration": "loss of exp"}
-    message = f"the losses must be {expected}, not {losses}"
-    assert losses == expected, message
-    of_exp, of_exec = sorted(calls, key=lambda call: call[0] == "q of exec")
-    message = "an episode's loss is of its own part of Q and of the average"
-    assert of_exp[:2] == ("q of exp", "average of exp"), message
-    assert of_exec[:2] == ("q of exec", "average of exec"), message
-    message = "an episode's loss is of its own tau"
-    assert of_exp[2] is tau_exp and of_exec[2] is tau_exec, message
-    same(of_exec[3], tau_exec["reward"], "execution must earn its reward")
-    assert of_exec[4] == 0.5, "execution has the discount of args"
-    message = "the last step of exploration also earns what execution is worth"
-    same(of_exp[3], [[1, 7, 0], [10, 0, 0]], message)
-    assert of_exp[4] == 1.0, "exploration must have no discount"
-    message = "what is passed must not be changed"
-    same(tau_exp["reward"], [[1, 2, 0], [3, 0, 0]], message)
+def test_q_losses_teach(monkeypatch):
+    q, loss, _ = q_losses(monkeypatch)
+    expected = {name: torch.zeros(2, 6, 2) for name in loss}
+    expected["exploration"][[0, 0, 1], [0, 1, 0], [0, 1, 1]] = torch.tensor(
+        [4.0, 4.0, -4.0]
+    )
+    expected["execution"][[0, 1, 1, 1], [3, 2, 3, 4], [1, 0, 1, 0]] = (
+        torch.tensor([-2.0, 2.0, -1.0, -3.0])
+    )
+    for name, x in loss.items():
+        (slope,) = torch.autograd.grad(x.sum(), q, retain_graph=True)
+        message = (
+            f"{name} must teach Q of the actions taken in it, and not that of "
+            "the step between or of padding"
+        )
+        same(slope, expected[name], message)
 
 
 # --- losses -------------------------------------------------------------------
 def test_losses(monkeypatch):
-    taus, args = ({"exp": 1}, {"exec": 2}), options()
+    taus, given = ({"exp": 1}, {"exec": 2}), options()
 
     def join(tau_exp, tau_exec):
         assert (tau_exp, tau_exec) == taus, "both episodes, in their order"
         return "joined"
 
-    def q_losses(q, target_q, tau_exp, tau_exec, args):
+    def q_losses(q, target_q, tau, args):
         message = "the first Q must be the agent's, and teach it"
         assert q.requires_grad and q.item() == 3, message
         message = "the second Q must be the average's, without gradient"
         assert not target_q.requires_grad and target_q.item() == 4, message
-        assert (tau_exp, tau_exec) == taus, "both episodes, in their order"
+        assert tau == "joined", "what is learned from is the joined trial"
+        assert args is given, "the arguments must be passed on as they are"
         return "losses"
 
     def network(value):
@@ -217,7 +283,7 @@ def test_losses(monkeypatch):
 
     monkeypatch.setattr(rl2, "join", join)
     monkeypatch.setattr(rl2, "q_losses", q_losses)
-    losses = rl2.losses(network(3.0), network(4.0), *taus, args)
+    losses = rl2.losses(network(3.0), network(4.0), *taus, given)
     assert losses == "losses", "the result must be that of q_losses"
 
 
@@ -228,26 +294,28 @@ def counter(tau, state=None):
     assert tau["prev_action"].shape[1] == 1, message
     message = "the memory must be given all that it reads, and only that"
     assert {*tau} == {*rl2.READ}, message
-    total, steps = state or torch.zeros(2, 1, 2, 1)
+    total, steps = state or torch.zeros(2, 1, 3, 1)
     total = total + tau["prev_action"][None].float()
     return "what is known", (total, steps + 1)
 
 
 def test_remember_starts_from_nothing():
-    total, steps = rl2.remember(counter, episode(EXP, ENDS[0]), None)
+    tau = episode(EXP, ENDS[0], OF_EXP)
+    total, steps = rl2.remember(counter, tau, None)
     message = "each copy must read its episode up to its last observation"
-    same(steps, [[[3], [2]]], message)
-    same(total, [[[633], [441]]], message)
+    same(steps, [[[3], [2], [4]]], message)
+    same(total, [[[633], [441], [926]]], message)
 
 
 def test_remember_goes_on():
-    state = [torch.full((1, 2, 1), 1000.0), torch.full((1, 2, 1), 50.0)]
-    total, steps = rl2.remember(counter, episode(EXP, ENDS[0]), state)
+    state = [torch.full((1, 3, 1), 1000.0), torch.full((1, 3, 1), 50.0)]
+    tau = episode(EXP, ENDS[0], OF_EXP)
+    total, steps = rl2.remember(counter, tau, state)
     message = "it must go on from the memory before the episode"
-    same(steps, [[[53], [52]]], message)
-    same(total, [[[1633], [1441]]], message)
+    same(steps, [[[53], [52], [54]]], message)
+    same(total, [[[1633], [1441], [1926]]], message)
     message = "the memory before the episode must not be changed"
-    same(state[0], [[[1000], [1000]]], message)
+    same(state[0], [[[1000], [1000], [1000]]], message)
 
 
 # --- trial --------------------------------------------------------------------
