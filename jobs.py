@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,8 +16,8 @@ from pathlib import Path
 
 STOP = []  # once there is something in it, the jobs on this machine end
 START = time.time()
-# Trainings are deaf to Ctrl-C and to Slurm's warnings. Jobs end them by SIGKILL,
-# which does no harm, since they write every file whole.
+# Trainings are deaf to Ctrl-C and to Slurm's warnings. A job ends its training
+# by SIGKILL, which does no harm, since every file is written whole.
 DEAF = ["sh", "-c", 'trap "" INT TERM USR2; exec "$@"', "sh"]
 
 
@@ -115,16 +116,25 @@ def last_line(text):
     return lines[-1]
 
 
-def here(jobs, workers):
-    """{job: its future}, on this machine."""
+def submit(jobs, cluster, workers, partition):
+    """{job: its future}, of which workers run at a time."""
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, lambda *_: STOP.append(True))
+    if not jobs:
+        return {}
+    if cluster == "slurm":
+        return on_slurm(jobs, workers, partition)
     pool = ThreadPoolExecutor(workers)
     return {job: pool.submit(job) for job in jobs}
 
 
 def on_slurm(jobs, workers, partition):
-    """The same, in an array of Slurm. Raises what is wrong as RuntimeError."""
-    import submitit  # optional
-
+    """The same, in a job array. Raises RuntimeError where that fails."""
+    try:
+        import submitit
+    except ImportError:
+        message = "--cluster slurm: pip install -r requirements-sweep.txt"
+        raise RuntimeError(message) from None
     executor = submitit.SlurmExecutor("runs/sweep/slurm", max_num_timeout=999)
     executor.update_parameters(
         job_name="sweep",
@@ -140,7 +150,7 @@ def on_slurm(jobs, workers, partition):
 
 
 def watch(futures):
-    """Print a table until all jobs are done, or STOP; how many have failed."""
+    """Print a table until all jobs are done, or STOP. Returns exit status."""
     left, done, failed, before = dict(futures), [], [], None
     while True:
         for job, future in futures.items():
@@ -159,12 +169,12 @@ def watch(futures):
         rows += [f"runs    {job}" for job in runs]
         rows += [f"done    {job}" for job in done[::-1]]
         over = STOP or not left
-        if sys.stdout.isatty():  # from the top of a clean screen
-            rows = rows if over else rows[: shutil.get_terminal_size()[1] - 2]
-            print("\x1b[H\x1b[J" + "\n".join([counts, *rows]), flush=True)
-        elif counts != before:
+        rows = rows if over else rows[: shutil.get_terminal_size().lines - 2]
+        if sys.stdout.isatty():
+            print(end="\x1b[H\x1b[J")  # a clean screen, from the top
+        if sys.stdout.isatty() or counts != before:
             print("\n".join([counts, *rows]), flush=True)
         if over:
-            return len(failed)
+            return 130 if STOP else min(len(failed), 1)
         before = counts
         time.sleep(1)

@@ -1,15 +1,15 @@
 """Train what is missing, several runs at a time.
 
     python sweep.py --methods dream rl2 --envs map sign-nav --seeds 5
+    python sweep.py --envs map --suffix short -- --total-steps 2000
     python sweep.py --paper --cluster slurm --partition long  # docs/cluster.md
 
 A run is results/<method>/<env>[-<setting>][-<suffix>]/<seed>. What is finished
-is skipped, and what was begun goes on. What runs print is in runs/sweep.
+is skipped, and what was begun goes on. What follows -- is for the methods.
 """
 
 import os
 import shlex
-import signal
 import sys
 from dataclasses import dataclass
 from itertools import product
@@ -32,6 +32,10 @@ PAPER = [  # methods, tasks, settings, seeds, further options, their suffix
     (METHODS, ["map"], ["standard", "online"], range(3), "", ""),
     (METHODS[1:], ["bus-show-id"], ["imrl"], [0], "", ""),
 ]
+more = "--total-steps 1500000"
+PAPER += [(["dream"], ["map"], ["standard"], range(3), more, "long")]
+more = "--weight-decay 0 --step-penalty 0.005"
+PAPER += [(["dream"], ["cooking"], ["imrl"], [1], more, "without-decay")]
 for env, steps in TWICE.items():
     more = f"--total-steps {steps}"
     PAPER += [(METHODS[1:], [env], IMRL, [0], more, "twice")]
@@ -49,13 +53,16 @@ class Args:
     setting: tuple[Literal[tuple(SETTINGS)], ...] = ("imrl",)  # of trials
     seeds: int = 5  # number of seeds
     first_seed: int = 0  # the first of them
-    options: str = ""  # further options of the methods, in one string
-    suffix: str = ""  # what these are called in the names of directories
+    suffix: str = ""  # of the directories, to tell other options from defaults
     paper: bool = False  # instead: all that README.md and docs report
     dry_run: bool = False  # only print what would run
     workers: int = os.cpu_count()  # runs at a time, one thread each
     cluster: Literal["local", "slurm"] = "local"  # this machine, or a cluster
     partition: str | None = None  # of the cluster
+
+    def __post_init__(self):
+        if min(self.seeds, self.workers) < 1:
+            raise ValueError("--seeds and --workers have to be at least 1")
 
 
 def listed(methods, tasks, settings, seeds, options, suffix):
@@ -68,29 +75,24 @@ def listed(methods, tasks, settings, seeds, options, suffix):
 
 
 def main():
-    args = tyro.cli(Args, description=__doc__)
+    words, _, more = f" {shlex.join(sys.argv[1:])}".partition(" -- ")
+    args = tyro.cli(Args, args=shlex.split(words), description=__doc__)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    line = args.methods, args.envs, args.setting, seeds
-    lines = PAPER if args.paper else [(*line, args.options, args.suffix)]
+    line = args.methods, args.envs, args.setting, seeds, more, args.suffix
+    lines = PAPER if args.paper else [line]
     every = dict.fromkeys(job for line in lines for job in listed(*line))
     missing = [job for job in every if not job.finished()]
     print(f"{len(every) - len(missing)} of {len(every)} runs are there")
     if args.dry_run:
-        print("\n".join(shlex.join(job.command()) for job in missing))
+        for job in missing:
+            print(shlex.join(job.command()))
         return
-
-    for number in signal.SIGINT, signal.SIGTERM:
-        signal.signal(number, lambda *_: jobs.STOP.append(1))
     try:
-        if args.cluster == "slurm":
-            futures = jobs.on_slurm(missing, args.workers, args.partition)
-        else:
-            futures = jobs.here(missing, args.workers)
-    except (ImportError, RuntimeError, ValueError) as error:
+        where = args.cluster, args.workers, args.partition
+        sys.exit(jobs.watch(jobs.submit(missing, *where)))
+    except RuntimeError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    failed = jobs.watch(futures)
-    sys.exit(130 if jobs.STOP else min(failed, 1))
 
 
 if __name__ == "__main__":
