@@ -116,6 +116,14 @@ def last_line(text):
     return lines[-1]
 
 
+def reason(text):
+    """Of the text of an error. In submitit's there is a whole traceback."""
+    errors = re.findall(r"^\w+Error: .*", text, re.MULTILINE)
+    if errors:
+        return errors[-1].removeprefix("RuntimeError: ")
+    return " ".join(text.splitlines()[:2])
+
+
 def submit(jobs, cluster, workers, partition):
     """{job: its future}, of which workers run at a time."""
     for number in signal.SIGINT, signal.SIGTERM:
@@ -131,10 +139,13 @@ def submit(jobs, cluster, workers, partition):
 def on_slurm(jobs, workers, partition):
     """The same, in a job array. Raises RuntimeError where that fails."""
     try:
+        import cloudpickle
         import submitit
     except ImportError:
         message = "--cluster slurm: pip install -r requirements-sweep.txt"
         raise RuntimeError(message) from None
+    # So that it is found by jobs in whatever directory
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     executor = submitit.SlurmExecutor("runs/sweep/slurm", max_num_timeout=999)
     executor.update_parameters(
         job_name="sweep",
@@ -157,9 +168,8 @@ def watch(futures):
             if job in left and future.done():
                 del left[job]
                 error = future.exception()
-                if error:  # in submitit's, the line is within a traceback
-                    line = str(error).split("RuntimeError: ")[-1]
-                    failed.append((job, line.splitlines()[0]))
+                if error:
+                    failed.append((job, reason(str(error))))
                 else:
                     done.append(job)
         runs = [job for job in left if job.started()]
