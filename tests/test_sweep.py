@@ -21,9 +21,11 @@ import jobs
 import sweep
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = "--", "--total-steps", "256", "--eval-every", "128"
-ENDLESS = "--", "--total-steps", "10000000", "--eval-every", "128"
-ENDLESS += "--checkpoint-minutes", "0.0001"
+SMALL = "--hidden-size", "8", "--batch-size", "8", "--buffer-size", "256"
+SMALL += "--updates-per-round", "1", "--eval-every", "128"
+SHORT = "--", *SMALL, "--total-steps", "256"
+ENDLESS = "--", *SMALL, "--total-steps", "10000000"
+ENDLESS += "--checkpoint-minutes", "0.001"
 
 
 def start(cwd, *words):
@@ -160,8 +162,9 @@ def test_submitit_interrupts_a_job_and_goes_on(tmp_path, monkeypatch):
     cloudpickle = pytest.importorskip("cloudpickle")
     monkeypatch.chdir(tmp_path)
     cloudpickle.register_pickle_by_value(jobs)
-    path, words = Path("results/rl2/coupling/0"), "--env coupling"
-    words += " --total-steps 2000 --eval-every 128 --checkpoint-minutes 0.0001"
+    path = Path("results/rl2/coupling/0")
+    words = " ".join(("--env coupling --checkpoint-minutes 0.001", *SMALL))
+    words += " --total-steps 3000"
     executor = submitit.LocalExecutor("runs/sweep/slurm", max_num_timeout=9)
     executor.update_parameters(timeout_min=60, signal_delay_s=5)
     future = executor.submit(jobs.Job(path, words))
@@ -171,7 +174,7 @@ def test_submitit_interrupts_a_job_and_goes_on(tmp_path, monkeypatch):
     assert future.exception() is None
     log = Path("runs/sweep/rl2/coupling/0.log")
     assert ends_of_commands(log) == ["--overwrite", "--resume"]
-    assert int(rows(path)[-1]["env_steps"]) >= 2000
+    assert int(rows(path)[-1]["env_steps"]) >= 3000
     assert files(path) == ["agent.pt", "config.json", "progress.csv"]
 
 
