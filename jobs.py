@@ -36,11 +36,11 @@ class Job:
         try:
             config = json.loads((self.path / "config.json").read_text())
             lines = (self.path / "progress.csv").read_text().splitlines()
-        except OSError:
+            row = dict(zip(lines[0].split(","), lines[-1].split(",")))
+            total = config.get("run", config)["total_steps"]  # older: no groups
+            return int(row["env_steps"]), total, float(row["test_return"])
+        except (OSError, LookupError, ValueError):
             return 0, None, None
-        row = dict(zip(lines[0].split(","), lines[-1].split(",")))
-        total = config.get("run", config)["total_steps"]  # older: no groups
-        return int(row["env_steps"]), total, float(row["test_return"])
 
     def begun(self):
         return (self.path / "checkpoint.pt").exists()
@@ -100,7 +100,7 @@ class Job:
                 raise RuntimeError(f"killed by signal {-status}")
             if status > 0:
                 raise RuntimeError(last_line(log.read()))
-        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+            (self.path / "checkpoint.pt").unlink(missing_ok=True)
 
     def checkpoint(self):
         """What submitit queues again when Slurm interrupts it: the same."""
@@ -146,7 +146,9 @@ def on_slurm(jobs, workers, partition):
         raise RuntimeError(message) from None
     # So that it is found by jobs in whatever directory
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    executor = submitit.SlurmExecutor("runs/sweep/slurm", max_num_timeout=999)
+    # A folder of its own: where Slurm counts anew, ids of jobs come again.
+    folder = f"runs/sweep/slurm/{START:.0f}"
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=999)
     executor.update_parameters(
         job_name="sweep",
         partition=partition,

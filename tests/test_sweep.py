@@ -199,16 +199,19 @@ def test_finished(tmp_path, config, steps, checkpoint, finished):
     assert str(job).endswith(f"/0  {steps} of 500 steps, test return 0.50")
 
 
-def test_what_does_not_exist_is_not_finished(tmp_path):
-    job = jobs.Job(tmp_path / "dream/map/0", "")
+def test_what_does_not_exist_or_cannot_be_read_is_not_finished(tmp_path):
+    path = tmp_path / "dream/map/0"
+    job = jobs.Job(path, "")
+    assert not job.finished()
+    write(path, {"of": "another program"}, 500)
     assert not job.finished()
     assert str(job) == str(tmp_path / "dream/map/0")
 
 
-def test_what_is_committed_is_there():
-    for path in ROOT.glob("results/dream/*/0"):
-        if path.parts[-2] != "sign-nav-drawn-each-update":  # it was stopped
-            assert jobs.Job(path, "").finished(), path
+@pytest.mark.parametrize("env", sweep.GRID)
+def test_what_is_committed_is_there(env):
+    path = ROOT / f"results/dream/{env}/0"
+    assert jobs.Job(path, "").finished()
 
 
 # --- What is said -------------------------------------------------------------
