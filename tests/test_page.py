@@ -232,14 +232,9 @@ def test_committed_pages(path):
 
 @pytest.mark.parametrize("out", [".", "file/page.html"])
 def test_where_it_cannot_be_written(page_of, tmp_path, out):
-    run = page_of("map").path.with_name("run")
     (tmp_path / "file").write_text("")
-    done = subprocess.run(
-        [sys.executable, ROOT / "plot.py", "page", run, "--out", out],
-        cwd=tmp_path, env=ENVIRON, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    with pytest.raises(OSError):  # one line and status 2, as in test_plot.py
+        plot.page(page_of("map").path.with_name("run"), tmp_path / out)
 
 
 # --- In a browser -------------------------------------------------------------
@@ -425,14 +420,18 @@ def test_keys_go_through_a_trial(browser, page_of, env):
     way = [
         (i, t) for i, steps in enumerate(episodes) for t in range(len(steps))
     ]
-    for episode, t in way:
-        looks(browser, page, 0, episode, t)
-        browser.press(*RIGHT)
-    for episode, t in way[::-1]:
-        browser.press(*LEFT)
-        looks(browser, page, 0, episode, t)
+    looks(browser, page, 0, 0, 0)
+    for key, places in ((RIGHT, way[1:]), (LEFT, way[-2::-1])):
+        for episode, t in places:
+            browser.press(*key)
+            looks(browser, page, 0, episode, t)
     browser.press(*LEFT)  # it stays at the start
     looks(browser, page, 0, 0, 0)
+    episodes = [*page.data["trials"][0]["episodes"].values()]
+    end = len(episodes) - 1, len(episodes[-1]) - 1
+    browser.open(page.path, "0.{}.{}".format(*end))
+    browser.press(*RIGHT)  # and at the end
+    looks(browser, page, 0, *end)
     assert browser.complaints() == []
 
 
