@@ -272,7 +272,8 @@ def page(run: Run, out: Path | None = None):
     data = {"env": args.task.env, "setting": args.task.setting}
     data |= {"seed": args.run.seed, "step_penalty": args.dream.step_penalty}
     data |= {"problems": train, "f": project(f), "trials": trials}
-    data["share"] = project(f).var(0).sum() / f.var(0).sum()
+    variance = f.var(0).sum()  # 0 of a single problem
+    data["share"] = project(f).var(0).sum() / variance if variance else 1.0
     data["pictures"] = [*pictures]
     data = json.dumps(data, default=lambda x: x.tolist(), allow_nan=False)
     path = out or FIGURES / f"page-{name}.html"

@@ -208,6 +208,16 @@ def test_a_page_is_small_and_stands_alone(page_of, env):
     assert size <= 2_000_000
 
 
+def test_a_single_problem_has_a_page(tmp_path, monkeypatch):
+    args = dream.Args()
+    args.task.env, args.task.num_actions = "coupling", 1
+    agent = dream.Dream(envs.make(**vars(args.task)), args)
+    monkeypatch.setattr(plot, "load_dream", lambda _: (dream, agent, args, ""))
+    plot.page(tmp_path, tmp_path / "new" / "page.html")
+    page = read_page(tmp_path / "new" / "page.html", agent, args)
+    assert page.data["share"] == 1 and page.data["problems"] == [0]
+
+
 def test_two_problems_have_a_plane():
     """Their f are on a line; g chooses what else is seen."""
     z = np.zeros((4, 64))
@@ -497,6 +507,13 @@ def test_it_is_legible(browser, page_of, env, width, scheme):
         """)
         for text, size, left, right in texts:
             assert size >= 12 and left >= 0 and right <= width, text
+        numbers = browser.js("""
+            [...document.querySelectorAll("#error text[text-anchor=middle]")]
+            .map(x => x.getBoundingClientRect()).filter(x => x.width)
+            .map(x => [x.left, x.right])
+        """)
+        for (_, right), (left, _) in itertools.pairwise(numbers):
+            assert right + 2 < left
         apart = browser.js("""
             [...document.querySelectorAll("#reward rect[data-t]")]
             .map(x => x.getBoundingClientRect().width)
