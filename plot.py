@@ -6,10 +6,11 @@ the agent of a run, of any method.
     python plot.py episode runs/dream/map/0      # a trial: GIF and film strip
     python plot.py exploration runs/dream/map/0  # what its steps tell about z
     python plot.py bottleneck runs/dream/distracting-bus/0  # what z keeps
+    python plot.py page runs/dream/map/0         # trials to step through: HTML
 """
 
-import importlib
-import inspect
+import base64
+import io
 import json
 import sys
 from functools import partial
@@ -23,6 +24,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import envs
+from trials import load, load_dream, play, told, trial
 
 METHODS = {"dream": "DREAM", "rl2": "RL²", "varibad": "VariBAD"}
 METHODS |= {"import": "IMPORT"}
@@ -45,6 +47,7 @@ plt.rcParams |= {
 }  # fmt: skip
 Run = tyro.conf.Positional[Path]
 RESULTS, FIGURES = Path("results"), Path("figures")
+TEMPLATE = Path(__file__).with_name("docs") / "page.html"
 read_csv = partial(np.genfromtxt, delimiter=",", names=True, ndmin=1)
 
 
@@ -146,73 +149,6 @@ def table(results=RESULTS):
 
 
 # --- Trials: RUN/config.json and RUN/agent.pt ---------------------------------
-def load(run):
-    """The script of a run's method, its agent, its arguments, and a name."""
-    try:
-        method = json.loads((run / "config.json").read_text())["method"]
-        script = importlib.import_module(method.replace("import", "import_"))
-        agent, args, _ = script.load_agent(run)
-    except Exception as error:  # whatever is wrong with the files
-        raise ValueError(f"{run}: {type(error).__name__}: {error}") from error
-    name = f"{method}-{args.task.env}-{args.task.setting}-{args.run.seed}"
-    return script, agent, args, name.replace("-imrl", "")
-
-
-def trial(script, agent, args, task, mu, instructions):
-    """What the method's trial returns, greedy and without mu."""
-    takes = inspect.signature(script.trial).parameters
-    knows_mu = [torch.zeros(len(mu), dtype=torch.bool)] * ("knows_mu" in takes)
-    torch.manual_seed(0)
-    task.reset(seed=0)
-    return script.trial(agent, args, task, mu, instructions, *knows_mu, (0, 0))
-
-
-class Recorder:
-    """One copy of a task that keeps what its episodes show, {title: steps}."""
-
-    def __init__(self, task):
-        self.task, self.episodes = task, {}
-
-    def __getattr__(self, name):
-        return getattr(self.task, name)
-
-    def explore(self, *args):
-        self.steps = self.episodes["Exploration"] = []
-        return self._keep("start", self.task.explore(*args))
-
-    def execute(self, instruction):
-        title = f"Execution: {self.names[instruction[0]]}"
-        self.steps = self.episodes[title] = []
-        return self._keep("start", self.task.execute(instruction))
-
-    def step(self, actions):
-        waits, action = self.task.done[0], str(self.actions[actions[0]])
-        result = self.task.step(actions)
-        return result if waits else self._keep(action, result)
-
-    def _keep(self, action, result):
-        t, total = result[-1]["steps"][0], result[-1]["return"][0]
-        words = f"{t}: {action}" if t > 0 else action
-        pays = t > 0 and self.goal[0] >= 0
-        words += f"\nreturn {total:z.2f}" if pays else "\n "
-        step = {"action": action, "words": words, "at": self.state[0, :2]}
-        self.steps.append(step | {"frame": self.render()[0]})
-        return result
-
-
-def play(script, agent, args):
-    """tau_exp and {title: steps} in a training problem, which executes each
-    instruction in a trial of its own, after the same exploration."""
-    task = Recorder(envs.make(num_envs=1, **vars(args.task)))
-    pairs = task.pairs("train", "train")
-    mu = pairs[len(pairs) // 2, :1]
-    asked = pairs[pairs[:, 0] == mu, 1:]  # (I, 1)
-    first = asked[0] if args.task.setting == "online" else None
-    for instruction in asked:
-        tau, _, _ = trial(script, agent, args, task, mu, [first, instruction])
-    return tau, task.episodes
-
-
 def draw(ax, steps, env):
     """The last of some steps; where the task has cells, also the way there."""
     frame, cells = steps[-1]["frame"], env != "sign-nav"
@@ -265,17 +201,12 @@ def episode(run: Run, out=FIGURES):
     print(path)
 
 
-@torch.no_grad()
 def exploration(run: Run, out=FIGURES):
     """Exploration reward and |f(mu) - g(tau_:t)|^2 along an episode."""
-    script, agent, args, name = load(run)
-    if script.__name__ != "dream":
-        raise ValueError(f"{run} is {name}: only DREAM has these rewards")
+    script, agent, args, name = load_dream(run)
     tau, episodes = play(script, agent, args)
-    steps, length = episodes["Exploration"], tau["length"]
-    f, g, c = agent.f(tau["mu"]), agent.g(tau), args.dream.step_penalty
-    error = script.decoding_error(f, g, length)
-    reward = script.exploration_reward(error, length, c)[0, :length].numpy()
+    _, error, reward = told(script, agent, args, tau)
+    steps, c = episodes["Exploration"], args.dream.step_penalty
     t, height = np.arange(len(steps)), HEIGHTS.get(args.task.env, 2.4)
     size = {
         "figsize": (8, 3.7 + height),
@@ -286,12 +217,79 @@ def exploration(run: Run, out=FIGURES):
     top.bar(t[1:], reward, color=COLORS[0])
     top.set_title(f"What each step tells about z, less its price c = {c:g}")
     top.set(ylabel="exploration\nreward", xticks=t, xlim=(-0.5, t[-1] + 0.5))
-    middle.plot(t, error[0, t].numpy(), "o-", color=COLORS[1])
+    middle.plot(t, error, "o-", color=COLORS[1])
     middle.set(ylabel=r"$|f(\mu) - g(\tau_{:t})|^2$", xlim=top.get_xlim())
-    middle.set_ylim(0, 1.1 * error.max().item())
+    middle.set_ylim(0, 1.1 * error.max())
     middle.set_xticks(t, [step["action"] for step in steps], rotation=90)
     strip(film, steps, args.task.env, peak=int(reward.argmax()) + 1)
     save(figure, out, f"exploration-{name}")
+
+
+# --- The page: docs/page.html, with the data of trials in it ------------------
+def png(image):
+    """A picture (H, W, 3) as a data URI."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png", optimize=True)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/png;base64,{data}"
+
+
+def shown(step, pictures):
+    """A step as the page has it: its pictures by their places in a list."""
+    frame, seen = step["frame"], step["observation"]
+    if seen.ndim == 3:  # what the agent sees; beside it, the view from above
+        views = seen, frame[:, 4 * seen.shape[1] :]
+        step = step | {"observation": None}
+    else:
+        views = (frame[::8, ::8],)  # all of it: it is drawn in blocks
+    numbers = [pictures.setdefault(png(x), len(pictures)) for x in views]
+    keys = "action", "return", "at", "observation"
+    return {key: step[key] for key in keys} | {"pictures": numbers}
+
+
+@torch.no_grad()
+def page(run: Run, out: Path | None = None):
+    """Trials to step through in a browser: one HTML file, which is --out, or
+    else in figures/. Up to four training problems and two held-out ones."""
+    script, agent, args, name = load_dream(run)
+    task, pictures, trials = envs.make(**vars(args.task)), {}, []
+    train = task.problems["train"]
+    new = np.setdiff1d(task.problems["test"], train)
+    few = [*train[:: len(train) // 4 or 1][:4], *new[:: len(new) // 2 or 1][:2]]
+    for problem in few:
+        tau, episodes = play(script, agent, args, problem)
+        g, error, reward = told(script, agent, args, tau)
+        if problem in new:  # f(mu) has not been learned
+            error = reward = None
+        for title, steps in episodes.items():
+            episodes[title] = [shown(step, pictures) for step in steps]
+        one = {"problem": problem, "error": error, "reward": reward, "g": g}
+        trials.append(one | {"episodes": episodes})
+    f = agent.f(torch.tensor(train)).numpy()
+    project = principal_plane(f, np.concatenate([one["g"] for one in trials]))
+    for one in trials:
+        one["g"] = project(one["g"])
+    data = {"env": args.task.env, "setting": args.task.setting}
+    data |= {"seed": args.run.seed, "step_penalty": args.dream.step_penalty}
+    data |= {"problems": train, "f": project(f), "trials": trials}
+    variance = f.var(0).sum()  # 0 of a single problem
+    data["share"] = project(f).var(0).sum() / variance if variance else 1.0
+    data["pictures"] = [*pictures]
+    data = json.dumps(data, default=lambda x: x.tolist(), allow_nan=False)
+    path = out or FIGURES / f"page-{name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(TEMPLATE.read_text().replace("DATA", data))
+    print(path)
+
+
+# --- The bottleneck -----------------------------------------------------------
+def principal_plane(f, g):
+    """The projection of z (..., Z) to two principal components of f (P, Z).
+    Where f has only one, as with two problems, g (N, Z) chooses the other."""
+    center = f.mean(0)
+    z = np.concatenate([f - center, 1e-3 * (g - center)])
+    axes = np.linalg.svd(z, full_matrices=False)[2][:2]
+    return lambda z: (z - center) @ axes.T
 
 
 def recovered(z, half, other):
@@ -320,13 +318,12 @@ def bottleneck(run: Run, out=FIGURES):
     tau, _, _ = trial(script, agent, args, task, test, [None])
     f = agent.f(torch.tensor(train)).numpy()
     g = script.at_end(agent.g(tau), tau["length"]).numpy()
-    center = f.mean(0)  # and principal components of f
-    plane = np.linalg.svd(f - center, full_matrices=False)[2][:2]
-    rng, spread = np.random.default_rng(0), 0.03 * np.ptp(f @ plane.T)
+    project, rng = principal_plane(f, g), np.random.default_rng(0)
+    jitter = 0.03 * np.ptp(project(f))
     figure, axes = plt.subplots(2, 2, figsize=(8, 8), sharex=True, sharey=True)
     kinds = ("f(μ) of training", f, train), ("g(τ) of test", g, test)
     for row, (title, z, problem) in zip(axes, kinds):
-        x, y = plane @ (z - center).T + rng.normal(0, spread, (2, len(z)))
+        x, y = project(z).T + rng.normal(0, jitter, (2, len(z)))
         halves, buses = np.divmod(problem, 24), ("useful", "useless")
         for ax, kind, half, other in zip(row, buses, halves, halves[::-1]):
             for i, m in enumerate(MARKERS):
@@ -340,7 +337,7 @@ def bottleneck(run: Run, out=FIGURES):
 
 
 if __name__ == "__main__":
-    commands = curves, episode, exploration, bottleneck, table
+    commands = curves, episode, exploration, bottleneck, page, table
     commands = {command.__name__: command for command in commands}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)

@@ -297,8 +297,9 @@ def test_agents_of_other_methods_play(tmp_path, module):
     # One training problem of eight, of which the test return is the mean
     total = float(episodes["Execution: pull"][1]["words"].split()[-1])
     assert total <= 8 * row["test_return"] <= 7 + total
-    with pytest.raises(ValueError, match="only DREAM"):
-        plot.exploration(run)
+    for command in (plot.exploration, plot.page):
+        with pytest.raises(ValueError, match="only DREAM"):
+            command(run)
 
 
 def test_episode_as_film_and_gif(tmp_path, map_run):
@@ -481,7 +482,7 @@ def test_bad_input_is_told(tmp_path, map_run):
 def test_a_run_that_is_no_run(tmp_path, config, word):
     if config:
         (tmp_path / "config.json").write_text(config)
-    for command in (plot.episode, plot.exploration, plot.bottleneck):
+    for command in (plot.episode, plot.exploration, plot.bottleneck, plot.page):
         with pytest.raises(ValueError, match=word):
             command(tmp_path)
 
@@ -490,6 +491,7 @@ def test_a_run_that_is_no_run(tmp_path, config, word):
     "command",
     [
         ["episode", "none"],
+        ["page", "none"],
         ["curves", "--env", "map", "--results", "none"],
         ["table", "--results", "none"],
         ["curves", "--env", "map", "--results", "results", "--out", "file"],
