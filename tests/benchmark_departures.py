@@ -1,0 +1,80 @@
+"""Trains DREAM without one of its departures from the paper.
+
+    python tests/benchmark_departures.py target --env map --seed 100
+
+What follows the name is for dream.py, a changed copy of which is run. Where
+the name has an option, it can be given to dream.py itself. Those that are no
+more than a number are measured with the option of that number. The figures are
+in docs/departures.md.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WITHOUT = {  # departure: parts of dream.py, and what stands there instead
+    "f-start": {
+        "nn.init.normal_(self.f.weight, std=0.02)": "pass",
+        "args.dream.bottleneck_coef * kl": (
+            "args.dream.bottleneck_coef * kl.clamp(min=10)"
+        ),
+    },
+    "f-rate": {'"lr": 4 * q.learning_rate': '"lr": q.learning_rate'},
+    "transition": {
+        "x = self.transition(torch.cat([prev_s, action, s], 2))": (
+            "x = s + action"
+        ),
+    },
+    "plain-sums": {"plain = 0.2 * s": "plain = 0 * s"},
+    "heads": {"layers = 2 * hidden, 2 * hidden": "layers = (hidden,)"},
+    "attention": {
+        "mlp(x_size + hidden, *layers": (
+            "mlp(x_size + len(sizes) * hidden, *layers"
+        ),
+        "torch.cat([x, token], 2)": "torch.cat([x, tokens.flatten(2)], 2)",
+    },
+    "own-epsilon": {  # the same for all, falling in the first half of the run
+        "        half = torch.rand(n) < 0.5\n": (
+            '        done = min(2 * count["env_steps"] / total, 1)\n'
+            "        epsilon = torch.tensor(1 - (1 - q.min_epsilon) * done)\n"
+            "        epsilons = epsilon if explore else 1.0, epsilon\n"
+            "        half = torch.rand(n) < 0.5\n"
+        ),
+    },
+    "end-redrawn": {'if task.actions[-1] == "end":': "if False:"},
+    "average": {  # a copy every 50 updates, and the agent itself is tested
+        "average.lerp_(p.detach(), q.target_rate)": (
+            'average.lerp_(p.detach(), float(count["updates"] % 50 == 0))'
+        ),
+        "evaluate(target, args, final)": "evaluate(agent, args, final)",
+        '"agent": target.state_dict()': '"agent": agent.state_dict()',
+    },
+}
+
+
+def without(name):
+    """The text of dream.py without that departure."""
+    text = (ROOT / "dream.py").read_text()
+    for old, new in WITHOUT[name].items():
+        assert text.count(old) == 1, f"dream.py has changed: {old}"
+        text = text.replace(old, new)
+    return text
+
+
+def main():
+    name, *words = sys.argv[1:] or ["--help"]
+    if name not in WITHOUT:
+        sys.exit(f"{__doc__}\nDepartures: {', '.join(WITHOUT)}")
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "dream.py")
+        script.write_text(without(name))
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, script, *words]
+        sys.exit(subprocess.run(command, env=environment).returncode)
+
+
+if __name__ == "__main__":
+    main()
