@@ -66,6 +66,20 @@ class TaskArgs:
     env: Literal[tuple(envs.TASKS)] = "map"  # the task
     setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
     num_actions: int = 8  # number of actions of the task coupling
+    problem_id: Literal[envs.FORMS] = "one-hot"  # how mu is described
+    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # and an instruction
+    told: int = 0  # facts about mu that are told in advance: 0 to this many
+
+    def name(self):
+        """Of the task with these options, in paths of runs."""
+        name = self.env
+        name += "" if self.num_actions == 8 else f"-{self.num_actions}"
+        name += "" if self.setting == "imrl" else f"-{self.setting}"
+        for option in "problem_id", "instruction", "told":
+            value = getattr(self, option)
+            if value != getattr(TaskArgs, option):
+                name += f"-{option.replace('_', '-')}-{value}"
+        return name
 
 
 @dataclass
@@ -200,26 +214,70 @@ class Memory(nn.Module):
         return torch.cat([y, plain], 2), (h, c, s[:, -1:].transpose(0, 1))
 
 
+class Reader(nn.Module):
+    """What descriptions say: sums of embedded tokens, or of what a GRU makes of
+    words; or what convolutions make of a picture."""
+
+    def __init__(self, form, said, hidden, std):
+        """said is that of every number: tokens (n, L), pictures (n, H, W, 3);
+        std is that of the last weights, at first."""
+        super().__init__()
+        self.form, self.length = form, said.shape[1]
+        self.register_buffer("said", torch.as_tensor(said), persistent=False)
+        if form == "picture":
+            self.length = 1
+            self.encoder = nn.Sequential(
+                nn.Conv2d(3, 16, 3, stride=3), nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+                nn.Flatten(), nn.LazyLinear(hidden), nn.ReLU(),
+            )  # fmt: skip
+            self.encoder(torch.zeros(1, 3, *said.shape[1:3]))
+        else:
+            self.encoder = nn.Embedding(int(said.max()) + 1, hidden)
+        last = self.encoder
+        if form in ("words", "picture"):
+            self.gru = nn.GRU(hidden, hidden, batch_first=True)
+            last = self.last = nn.Linear(hidden, hidden, bias=False)
+        nn.init.normal_(last.weight, std=std)
+
+    def parts(self, index):
+        """Of descriptions (...) each of their L parts, (..., L, hidden)."""
+        if self.form in ("one-hot", "attributes"):
+            return self.encoder(self.said[index])
+        rows, index = index.unique(return_inverse=True)
+        x = self.said[rows]
+        if self.form == "words":
+            x, _ = self.gru(self.encoder(x))
+        else:
+            x = (x.permute(0, 3, 1, 2) - 127.5) / 255
+            x = self.encoder(x)[:, None]
+        return self.last(x)[index]
+
+    def forward(self, index):
+        return self.parts(index).sum(-2)
+
+
 class QHead(nn.Module):
     """Dueling Q-values of what is known, x, under an instruction."""
 
     def __init__(self, x_size, task, hidden):
         super().__init__()
-        sizes = task.single_observation_space["instruction"].nvec
-        self.instruction = nn.Embedding(int(sizes.max()), hidden)
+        form, said = task.describe("instruction")
         # Small, so that x is not lost beside it
-        nn.init.normal_(self.instruction.weight, std=0.2)
-        self.attention = nn.Linear(x_size, len(sizes))
+        self.instruction = Reader(form, said, hidden, std=0.2)
+        count = len(task.single_observation_space["instruction"].nvec)
+        count *= self.instruction.length
+        self.attention = nn.Linear(x_size, count)
         layers = 2 * hidden, 2 * hidden
-        self.value = mlp(x_size + len(sizes) * hidden, *layers, 1)
+        self.value = mlp(x_size + count * hidden, *layers, 1)
         self.advantage = mlp(x_size + hidden, *layers, len(task.actions))
 
     def forward(self, x, instruction):
         """x (B, T, X), instruction (B, T, I) -> Q (B, T, A)."""
-        tokens = self.instruction(instruction)  # (B, T, I, hidden)
+        tokens = self.instruction.parts(instruction).flatten(2, 3)
         # Not in the paper: the advantage attends to one token, as the past
         # tells which is next; the value reads them all.
-        weight = (5 * self.attention(x)).softmax(2)  # (B, T, I)
+        weight = (5 * self.attention(x)).softmax(2)  # (B, T, tokens)
         token = (weight[..., None] * tokens).sum(2)
         value = self.value(torch.cat([x, tokens.flatten(2)], 2))
         advantage = self.advantage(torch.cat([x, token], 2))
@@ -248,9 +306,9 @@ class Dream(nn.Module):
     def __init__(self, task, args):
         super().__init__()
         hidden = args.q_learning.hidden_size
-        self.f = nn.Embedding(task.num_problems, hidden)
         # Not in the paper: from near zero, z holds only what execution needs.
-        nn.init.normal_(self.f.weight, std=0.02)
+        form, said = task.describe("problem_id")
+        self.f = Reader(form, said, hidden, std=0.02)
         self.decoder = Memory(task, hidden)
         self.decoded = nn.Linear(2 * hidden, hidden)
         self.pi_exec = Policy(task, hidden, z_size=hidden)
@@ -472,15 +530,19 @@ def evaluate(agent, args, final=False):
         K = args.run.executions
         row = envs.meta_test(play, executions=K, final=final, **vars(args.task))
 
-        task = envs.make(num_envs=256, **vars(args.task))
-        task.reset(seed=0)
         known = torch.ones(256, dtype=torch.bool)
-        tau, _, infos = trial(
-            agent, args, task, None, [None, None], known, (0.5, 0)
-        )
+        # Only of a described problem says f anything before it is trained.
+        described = args.task.problem_id != "one-hot"
+        for split in ("test", "train")[not described :]:
+            task = envs.make(num_envs=256, split=split, **vars(args.task))
+            task.reset(seed=0)
+            tau, _, infos = trial(
+                agent, args, task, None, [None, None], known, (0.5, 0)
+            )
+            name = "return_with_id" + "_unseen" * (split == "test")
+            row[name] = float(infos[1]["return"].mean())
         f = agent.f(tau["mu"])
         error = decoding_error(f, agent.g(tau), tau["length"])
-    row["return_with_id"] = float(infos[1]["return"].mean())
     row["prior_error"] = f.var(0, correction=0).sum().item()
     row["decoder_error"] = at_end(error, tau["length"]).mean().item()
     return row
@@ -529,10 +591,7 @@ def load_agent(run_dir):
 def run_directory(args):
     """Where a run is kept, and whether one is there to go on with."""
     run, task = args.run, args.task
-    name = task.env
-    name += "" if task.num_actions == 8 else f"-{task.num_actions}"
-    name += "" if task.setting == "imrl" else f"-{task.setting}"
-    path = run.run_dir or Path("runs", METHOD, name, str(run.seed))
+    path = run.run_dir or Path("runs", METHOD, task.name(), str(run.seed))
     path.mkdir(parents=True, exist_ok=True)
     in_use = any(file.suffix != ".part" for file in path.iterdir())
     if in_use and not (run.resume or run.overwrite):
@@ -552,8 +611,9 @@ def train(args, bar):
     # Not in the paper: a running average gives the targets, and is what is
     # tested and saved.
     target = copy.deepcopy(agent).requires_grad_(False)
-    f = agent.f.weight
-    others = [p for p in agent.parameters() if p is not f]
+    f = [*agent.f.parameters()]
+    named = agent.named_parameters()
+    others = [p for name, p in named if not name.startswith("f.")]
     # Not in the paper: weight decay, but of f, which its own loss pulls to 0; f
     # learns faster.
     groups = [{"params": others, "weight_decay": q.weight_decay}]

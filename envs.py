@@ -9,7 +9,8 @@ with its own instruction (Liu et al., ICML 2021, arXiv 2008.02790):
     batch, info = task.execute()  # the next episode in the same problems
 
 `batch` has the `observation` (tokens or a frame), the `instruction` (tokens;
-the last means "none"), and the `reward`, 0 where the setting hides it.
+the last means "none"), and the `reward`, 0 where the setting hides it. What is
+described in words or pictures is given by its number; `describe` says which.
 """
 
 from functools import partial
@@ -28,6 +29,8 @@ SETTINGS = {
     "standard": [(1, 0), (1, 1)],  # the goal is a part of the problem
     "online": [(0, 1), (0, 1)],  # the first execution explores, and counts
 }
+# How an instruction or, last, only a problem is described
+FORMS = "one-hot", "words", "picture", "attributes"
 # left, up, right, down; all other actions stay
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)] + 3 * [(0, 0)])
 # Four colors that the colour-blind can tell apart (Okabe and Ito); then more
@@ -54,21 +57,38 @@ class Task(gymnasium.vector.VectorEnv):
     offers = True  # whether a problem has an instruction, (problems, I)
     test_problems, test_instructions = [], []  # empty: train and test on all
     exhaustive = True  # deterministic: one trial of each pair is an exact test
+    attributes = None  # of each problem, (problems, K) whole numbers
+    num_told = 0  # of them, the first ones can be told in advance
+    tell = None  # how many are told, (N,); drawn for each trial if not given
     done = None
 
-    def __init__(self, num_envs, split, setting, render_mode=None):
+    def __init__(
+        self, num_envs, split, setting, problem_id="one-hot",
+        instruction="one-hot", told=0, render_mode=None,
+    ):  # fmt: skip
         if split not in ("train", "test"):
             raise ValueError(f"split: 'train' or 'test', not {split!r}")
         if setting not in SETTINGS:
             raise ValueError(f"setting: one of {[*SETTINGS]}, not {setting!r}")
+        if told not in range(self.num_told + 1):
+            raise ValueError(f"told: 0 to {self.num_told}, not {told}")
+        self.forms = {"problem_id": problem_id, "instruction": instruction}
+        for (name, form), n in zip(self.forms.items(), (4, 3)):
+            if form not in FORMS[:n]:
+                raise ValueError(f"{name}: one of {FORMS[:n]}, not {form!r}")
         self.num_envs, self.split = num_envs, split
         self.setting, self.render_mode = setting, render_mode
+        self.told = told
         held_out = np.isin(np.arange(self.num_problems), self.test_problems)
         if setting == "standard":  # problem p is mu = p // I with goal p % I
             if self.offers is not True:
                 raise ValueError("setting: not standard, as goals differ")
-            self.num_goals = len(self.instructions)
-            held_out = held_out.repeat(self.num_goals)
+            n = self.num_goals = len(self.instructions)
+            held_out = held_out.repeat(n)
+            if self.attributes is not None:
+                goals = np.tile(np.arange(n), len(self.attributes))
+                truth = self.attributes.repeat(n, 0)
+                self.attributes = np.column_stack([truth, goals])
             self.instructions, self.names = [[0]], ["find the goal"]
         self.num_problems = len(held_out)
         self.problems = {"train": np.flatnonzero(~held_out)}
@@ -82,8 +102,17 @@ class Task(gymnasium.vector.VectorEnv):
         offers[:, :-1] = self.offers
         self.offers = {"train": offers & ~new, "test": offers}
 
-        told, reward = MultiDiscrete(none + 1), Box(-2, 1, (), np.float32)
-        space = Dict(observation=self.space, instruction=told, reward=reward)
+        self.asks = self.tokens  # what the batch shows of an instruction
+        if instruction != "one-hot":
+            self.asks = np.arange(len(self.tokens))[:, None]
+        self.hints = np.empty((num_envs, 0), int)
+        if told:
+            self.nothing = self.attributes[:, : self.num_told].max(0) + 1
+            sizes = np.append(self.space.nvec, self.nothing + 1)
+            self.space = MultiDiscrete(sizes)
+        asks = MultiDiscrete(self.asks.max(0) + 1)
+        reward = Box(-2, 1, (), np.float32)
+        space = Dict(observation=self.space, instruction=asks, reward=reward)
         self.single_observation_space = space
         self.observation_space = batch_space(space, num_envs)
         self.single_action_space = Discrete(len(self.actions))
@@ -96,7 +125,7 @@ class Task(gymnasium.vector.VectorEnv):
 
     def execute(self, instruction=None):
         """Begin the next execution episode, in the same problems."""
-        return self._begin(self.problem, instruction)
+        return self._begin(self.problem, instruction, goes_on=True)
 
     def reset(self, *, seed=None, options=None):
         """Begin an episode; `problem` and `instruction`: one, or one each."""
@@ -106,7 +135,7 @@ class Task(gymnasium.vector.VectorEnv):
             raise ValueError(f"options: problem, instruction, not {[*options]}")
         return self._begin(*options.values())
 
-    def _begin(self, problem, instruction, explores=False):
+    def _begin(self, problem, instruction, explores=False, goes_on=False):
         offers, drawn = self.offers["test"], instruction is None
         if drawn or isinstance(instruction, str) and instruction == "none":
             instruction = -1
@@ -126,6 +155,8 @@ class Task(gymnasium.vector.VectorEnv):
         if self.setting == "standard":
             self.mu, self.goal = np.divmod(problem, self.num_goals)
         self.shows_reward, self.pays = SETTINGS[self.setting][not explores]
+        if self.told and not goes_on:
+            self._choose_hints()
         self.t, self.total = np.zeros_like(problem), np.zeros(self.num_envs)
         self.done = np.zeros(self.num_envs, bool)
         self.state = self.begin(explores | (instruction < 0))
@@ -144,10 +175,29 @@ class Task(gymnasium.vector.VectorEnv):
         """(N, K) booleans -> one true column of each row, uniformly."""
         return (allowed * self.np_random.random(allowed.shape)).argmax(1)
 
+    def _choose_hints(self):
+        """Some attributes of each problem, which the whole trial then shows."""
+        n, random, tell = self.num_envs, self.np_random, self.tell
+        if tell is None:
+            tell = random.integers(self.told + 1, size=n)
+        ranks = random.random((n, self.num_told)).argsort(1).argsort(1)
+        truth = self.attributes[self.problem, : self.num_told]
+        self.hints = np.where(ranks < tell[:, None], truth, self.nothing)
+
+    def describe(self, what):
+        """The form of "problem_id" or "instruction", and for each number what
+        it says: tokens or words (n, L), or an RGB picture (n, H, W, 3)."""
+        form = self.forms[what]
+        if form != "one-hot":
+            describes = getattr(import_module("descriptions"), what)
+            return form, describes(self, form)
+        n = self.num_problems if what == "problem_id" else self.tokens.max() + 1
+        return form, np.arange(n)[:, None]
+
     def _batch(self, reward):
         self.look()
         batch = {"observation": self.observation.copy()}
-        batch["instruction"] = self.tokens[self.instruction]
+        batch["instruction"] = self.asks[self.instruction]
         batch["reward"] = np.float32(reward * self.shows_reward)
         info = {"problem": self.problem, "instruction": self.instruction}
         info |= {"steps": self.t, "return": self.total}
@@ -182,14 +232,16 @@ class Task(gymnasium.vector.VectorEnv):
         return after, reward * (goal >= 0), done | (t + 1 >= self.max_steps)
 
     def look(self):
-        self.observation = self.sense(self.mu, self.state)
+        seen = self.sense(self.mu, self.state), self.hints
+        self.observation = np.column_stack(seen)
 
     def render(self):
         return tuple(self.picture(k) for k in range(self.num_envs))
 
     def picture(self, k):
         """RGB of the k-th copy's cells (W, H); the agent is a black square."""
-        cells = self.cells(k).repeat(3, 0).repeat(3, 1)
+        cells = self.cells(self.mu[k], self.goal[k], self.state[k])
+        cells = cells.repeat(3, 0).repeat(3, 1)
         cells[*(3 * self.state[k, :2] + 1)] = BLACK
         return np.uint8(COLORS)[cells.T[::-1]].repeat(8, 0).repeat(8, 1)
 
@@ -233,6 +285,7 @@ class Coupling(Task):
         self.actions, self.num_problems = range(num_actions), num_actions
         self.state_sizes = (num_actions + 1, 2)
         self.space = MultiDiscrete([num_actions + 1])
+        self.attributes, self.num_told = np.arange(num_actions)[:, None], 1
         super().__init__(**kwargs)
 
     def begin(self, explores):
@@ -250,9 +303,9 @@ class Coupling(Task):
     def discover(self, mu, state, action, after):
         return [after[:, :1] < len(self.actions)]
 
-    def cells(self, k):
+    def cells(self, mu, goal, state):
         cells = np.full((len(self.actions) + 1, 2), WHITE)
-        cells[self.mu[k]] = YELLOW
+        cells[mu] = YELLOW
         return cells
 
 
@@ -267,7 +320,7 @@ class Bus(Task):
     # Of 4 useful and 4 useless buses; the problem permutes their outer stops.
     inner = (4, 5), (5, 4), (3, 4), (4, 3), (5, 5), (3, 3), (3, 5), (5, 3)
     outer = (0, 1), (0, 7), (8, 1), (8, 7), (0, 4), (4, 0), (8, 4), (4, 8)
-    num_problems, num_buses, has_map = 24, 4, False
+    num_problems, num_buses, has_map, num_told = 24, 4, False, 4
     state_sizes, finds = (9, 9), ["useful_buses", "useless_buses"]
     instructions = [[0], [1], [2], [3]]
     names = ["(0, 0)", "(8, 8)", "(0, 8)", "(8, 0)"]
@@ -276,13 +329,15 @@ class Bus(Task):
         self.shows = np.full((9, 9), show_id)
         self.shows[7, 3] |= self.has_map
         orders = np.array([*permutations(range(4))])
-        self.bus = np.full((self.num_problems, 9, 9), -1)  # that stops there
+        n = self.num_problems
+        self.bus = np.full((n, 9, 9), -1)  # that stops there
         self.ride = np.moveaxis(np.indices((9, 9)), 0, 2)  # to where
-        self.ride = np.tile(self.ride, (self.num_problems, 1, 1, 1))
-        for mu, bus in np.ndindex(self.num_problems, self.num_buses):
-            useful, useless = divmod(mu, self.num_problems // 24)
-            order = [*orders[useful], *orders[useless] + 4]
-            a, b = self.inner[bus], self.outer[order[bus]]
+        self.ride = np.tile(self.ride, (n, 1, 1, 1))
+        useful, useless = np.divmod(np.arange(n), n // 24)
+        order = np.hstack([orders[useful], orders[useless] + 4])
+        self.attributes = order[:, : self.num_buses]  # each bus's outer stop
+        for (mu, bus), to in np.ndenumerate(self.attributes):
+            a, b = self.inner[bus], self.outer[to]
             self.bus[mu][a] = self.bus[mu][b] = bus
             self.ride[mu][a], self.ride[mu][b] = b, a
         shown = [self.num_problems + 1] if self.shows.any() else []
@@ -310,10 +365,10 @@ class Bus(Task):
         bus = np.where(action == 4, self.bus[mu, *state.T], -1)[:, None]
         return bus == np.arange(4), bus == np.arange(4, 8)
 
-    def cells(self, k):
-        cells = np.minimum(self.bus[self.mu[k]], GREY)
-        if self.goal[k] >= 0:
-            cells[tuple(self.goals[self.goal[k]])] = YELLOW
+    def cells(self, mu, goal, state):
+        cells = np.minimum(self.bus[mu], GREY)
+        if goal >= 0:
+            cells[tuple(self.goals[goal])] = YELLOW
         return cells
 
 
@@ -343,6 +398,7 @@ class Cooking(Task):
     state_sizes, finds = (3, 3, 5, 5, 5, 5, 5), ["fridges_opened"]
     space = MultiDiscrete([3, 3, 3, 5, 5, 5, 5])
     fridges = np.array([*product(range(4), repeat=3)])  # (problems, 3)
+    attributes, num_told = fridges, 3
     instructions = np.array([*product(range(4), repeat=2)])  # (I, 2)
     offers = (fridges[:, None, None] == instructions[..., None]).any(3).all(2)
     names = [f"{first} then {second}" for first, second in instructions]
@@ -380,13 +436,13 @@ class Cooking(Task):
         opens = np.where((action == 4) & (state[:, 0] == 2), state[:, 1], -1)
         return [opens[:, None] == np.arange(3)]
 
-    def cells(self, k):
+    def cells(self, mu, goal, state):
         """The kitchen; beside it what is held, in the pot, and wanted."""
         cells = np.full((3, 6), 4)
-        cells[0, 3], cells[:, 4] = self.state[k, 2], self.state[k, 3:6]
-        cells[:2, 5] = self.tokens[self.goal[k]]
+        cells[0, 3], cells[:, 4] = state[2], state[3:6]
+        cells[:2, 5] = self.tokens[goal]
         cells[cells == 4] = WHITE  # nothing
-        cells[2, :3], cells[1, 1] = self.fridges[self.mu[k]], GREY
+        cells[2, :3], cells[1, 1] = self.fridges[mu], GREY
         return cells
 
 
@@ -418,7 +474,8 @@ def meta_test(play, env, setting, executions=0, final=False, **options):
     the last `info` of each episode; instructions are (N,) for each episode, or
     None for an exploration without. K executions count (0: one, or four where
     `online`), each with another instruction. Each test pair is tried once where
-    that is exact; otherwise there are 102 trials, 504 if `final`.
+    that is exact; otherwise there are 102 trials, 504 if `final`. Where N
+    attributes are told, each is tried with 0 to N of them.
     """
     K = executions or (4 if setting == "online" else 1)
     explores = [] if setting == "online" else [None]
@@ -429,6 +486,8 @@ def meta_test(play, env, setting, executions=0, final=False, **options):
         pairs = np.concatenate([pairs, one.pairs("train")])
     if not one.exhaustive:
         pairs = np.tile(pairs, ((504 if final else 102) // len(pairs), 1))
+    tell = np.arange(one.told + 1).repeat(len(pairs))
+    pairs = np.tile(pairs, (one.told + 1, 1))
     problem, instruction = pairs.T
     # The k-th execution has the k-th next instruction of its problem.
     asked = np.tile(instruction, (K, 1))
@@ -436,6 +495,7 @@ def meta_test(play, env, setting, executions=0, final=False, **options):
         asked[k, problem == p] = np.roll(instruction[problem == p], -k)
     task = make(env, len(pairs), **options)
     task.reset(seed=0)
+    task.tell = tell
     infos = play(task, problem, explores + [*asked])
 
     everywhere = np.array([info["return"] for info in infos[-K:]])  # (K, P)
@@ -443,13 +503,18 @@ def meta_test(play, env, setting, executions=0, final=False, **options):
     returns = everywhere[:, test]
     error = returns.mean(0).std() / returns.shape[1] ** 0.5
     # With rewards in exploration, its instruction is drawn.
-    exact = one.exhaustive and setting != "imrl-rewards"
+    exact = one.exhaustive and setting != "imrl-rewards" and not one.told
     row = {
         "test_return": returns.mean(),
         "test_return_se": 0.0 if exact else error,
         "optimal_return": one.optimal_return(*one.pairs().T).mean(),
         "exploration_steps": infos[0]["steps"][test].mean(),
     }
+    for n in range(one.told + 1 if one.told else 0):
+        of_n = tell[test] == n
+        row[f"test_return_told_{n}"] = returns[:, of_n].mean()
+        steps = infos[0]["steps"][test][of_n]
+        row[f"exploration_steps_told_{n}"] = steps.mean()
     if K > 1:
         row |= {f"test_return_{k + 1}": x.mean() for k, x in enumerate(returns)}
     for name in one.finds:

@@ -143,6 +143,7 @@ class SignNav(envs.Task):
 
     actions = ("turn left", "turn right", "forward")
     num_problems, max_steps, exhaustive = 2, 12, False
+    attributes = np.array([[0], [1]])  # the color on the sign
     instructions, names = [[0], [1], [2]], ["ball", "block", "key"]
     space = gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
     finds = ["sign_in_view", "sign_distance"]

@@ -1,0 +1,177 @@
+"""What tasks say of a problem and of an instruction in attributes, words and
+pictures: for `--problem-id` and `--instruction`; envs.py loads it when asked.
+
+A description tells all that makes a problem what it is: no two are the same.
+An instruction's tells nothing of the problem.
+"""
+
+import numpy as np
+
+import envs
+
+
+class Speaker:
+    """What is said of one task: `facts` of the problem that has these
+    attributes, and the `order` that is an instruction; `view` and `errand` are
+    pictures of them."""
+
+    def __init__(self, task):
+        self.task = task
+
+
+class Coupling(Speaker):
+    goals = ["paid action"]
+
+    def facts(self, truth):
+        return [f"action {truth[0]} pays"]
+
+    def order(self, i):
+        return "pull"
+
+    def view(self, mu, goal):
+        return paint(self.task.cells(mu, goal, None))
+
+    def errand(self, i):
+        return paint(np.full((len(self.task.actions) + 1, 2), envs.YELLOW))
+
+
+class Bus(Speaker):
+    goals = "lower left", "upper right", "upper left", "lower right"
+    buses = "north", "east", "west", "south"  # envs.Bus.inner
+    buses += "northeast", "southwest", "northwest", "southeast"
+    stops = "lower left", "upper left", "lower right", "upper right"  # .outer
+    stops += "left", "bottom", "right", "top"
+
+    def facts(self, truth):
+        ways = zip(self.buses, truth[: self.task.num_buses])
+        return [f"the {bus} bus goes to the {self.stops[to]}" for bus, to in ways]
+
+    def order(self, i):
+        return f"go to the {self.goals[i]}"
+
+    def view(self, mu, goal):
+        cells = self.task.cells(mu, goal, None)
+        useless = self.task.bus[mu] >= 4
+        cells[useless] = self.task.bus[mu][useless] - 4 + DARK
+        return paint(cells)
+
+    def errand(self, i):
+        cells = np.full((9, 9), envs.WHITE)
+        cells[tuple(self.task.goals[i])] = envs.YELLOW
+        return paint(cells)
+
+
+class Cooking(Speaker):
+    fridges = "lower", "middle", "upper"
+    food = "tomato", "onion", "carrot", "mushroom"
+
+    def facts(self, truth):
+        names = zip(self.fridges, [self.food[x] for x in truth])
+        return [f"the {fridge} fridge holds {food}" for fridge, food in names]
+
+    def order(self, i):
+        first, second = [self.food[x] for x in self.task.tokens[i]]
+        return f"first {first} , then {second}"
+
+    def view(self, mu, goal):
+        return paint(self.task.cells(mu, -1, np.full(7, 4))[:, :3])
+
+    def errand(self, i):
+        return paint(np.tile(self.task.tokens[i], (3, 1)))
+
+
+class SignNav(Speaker):
+    goals = "ball", "block", "key"
+    colors = "blue", "red"
+    # Where they are looked at from: (x, z, heading). Objects are shown in grey.
+    sign = 6, 8.8, 0
+    objects = (1, 2.5, np.pi / 2), (7.5, 5, 0), (5, 2.2, np.pi / 2)
+
+    def facts(self, truth):
+        return [f"the sign says {self.colors[truth[0]]}"]
+
+    def order(self, i):
+        return f"fetch the {self.goals[i]}"
+
+    def view(self, mu, goal):
+        frame = self.task.world.draw([mu], [self.sign])[0]
+        if goal >= 0:  # beside what to fetch
+            frame = np.hstack([frame, self.errand(goal)])
+        return frame
+
+    def errand(self, i):
+        frame = self.task.world.draw([0], [self.objects[i]])[0]
+        return np.uint8(frame.mean(2, keepdims=True).repeat(3, 2))
+
+
+# The buses that are of no use are darker than the others.
+DARK = len(envs.COLORS) - 1
+PALETTE = np.uint8([
+    *envs.COLORS[:-1],
+    *[tuple(x // 2 for x in color) for color in envs.COLORS[:4]],
+    envs.COLORS[envs.WHITE],
+])  # fmt: skip
+
+
+def paint(cells):
+    """An RGB picture of cells (W, H), of 3 x 3 pixels each."""
+    return PALETTE[cells.T[::-1]].repeat(3, 0).repeat(3, 1)
+
+
+# Sentences are made of these words, of which the first pads them.
+WORDS = ["", *"""
+    , the action pays bus goes to go fridge holds sign says goal is first then
+    pull find fetch lower upper left right bottom top middle north east west
+    south northeast southwest northwest southeast tomato onion carrot mushroom
+    paid ball block key blue red
+""".split(), *map(str, range(256))]  # fmt: skip
+
+
+def encode(sentences):
+    """The numbers of their words, (n, L)."""
+    rows = [[WORDS.index(word) for word in x.split()] for x in sentences]
+    longest = max(map(len, rows))
+    return np.array([row + [0] * (longest - len(row)) for row in rows])
+
+
+def speaker(task):
+    """The class above that is of this task."""
+    for known in Coupling, Bus, Cooking, SignNav:
+        if known.__name__ in [x.__name__ for x in type(task).__mro__]:
+            return known(task)
+    raise ValueError(f"{type(task).__name__} is described as one-hot only")
+
+
+def sentence(task, truth):
+    """All about the problem with these attributes."""
+    of = speaker(task)
+    facts = of.facts(truth)
+    if task.setting == "standard":
+        facts.append(f"the goal is the {of.goals[truth[-1]]}")
+    return " , ".join(facts)
+
+
+def problem_id(task, form):
+    """Of each of P problems: its attributes, which have values of their own,
+    (P, K); words (P, L); or an RGB picture (P, H, W, 3)."""
+    of, truth = speaker(task), task.attributes
+    if form == "attributes":
+        return truth + np.cumsum([0, *truth.max(0)[:-1] + 1])
+    if form == "words":
+        return encode([sentence(task, row) for row in truth])
+    mu, goal = np.arange(len(truth)), np.full(len(truth), -1)
+    if task.setting == "standard":
+        mu, goal = np.divmod(mu, task.num_goals)
+    return np.array([of.view(*pair) for pair in zip(mu, goal)])
+
+
+def instruction(task, form):
+    """Of each of I instructions and, last, of none: words (I + 1, L), or an RGB
+    picture (I + 1, H, W, 3)."""
+    of, which = speaker(task), range(len(task.names))
+    if task.setting == "standard":
+        raise ValueError("instruction: empty in setting standard, so one-hot")
+    if form == "words":
+        return encode([*(of.order(i) for i in which), ""])
+    pictures = [of.errand(i) for i in which]
+    return np.array([*pictures, np.zeros_like(pictures[0])])
