@@ -7,7 +7,12 @@ An instruction's tells nothing of the problem.
 
 import numpy as np
 
-import envs
+
+# Four colors that the colour-blind can tell apart (Okabe and Ito), and others
+COLORS = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)]
+DARK = [tuple(x // 2 for x in color) for color in COLORS]  # for useless buses
+COLORS += [(160, 160, 160), (240, 228, 66), (0, 0, 0), *DARK, (255, 255, 255)]
+GREY, YELLOW, BLACK, FIRST_DARK, WHITE = 4, 5, 6, 7, -1
 
 
 class Speaker:
@@ -22,6 +27,11 @@ class Speaker:
 class Coupling(Speaker):
     goals = ["paid action"]
 
+    def cells(self, mu, goal, state):
+        cells = np.full((len(self.task.actions) + 1, 2), WHITE)
+        cells[mu] = YELLOW
+        return cells
+
     def facts(self, truth):
         return [f"action {truth[0]} pays"]
 
@@ -29,10 +39,10 @@ class Coupling(Speaker):
         return "pull"
 
     def view(self, mu, goal):
-        return paint(self.task.cells(mu, goal, None))
+        return paint(self.cells(mu, goal, None))
 
     def errand(self, i):
-        return paint(np.full((len(self.task.actions) + 1, 2), envs.YELLOW))
+        return paint(np.full((len(self.task.actions) + 1, 2), YELLOW))
 
 
 class Bus(Speaker):
@@ -42,28 +52,45 @@ class Bus(Speaker):
     stops = "lower left", "upper left", "lower right", "upper right"  # .outer
     stops += "left", "bottom", "right", "top"
 
+    def cells(self, mu, goal, state):
+        cells = np.minimum(self.task.bus[mu], GREY)
+        if goal >= 0:
+            cells[tuple(self.task.goals[goal])] = YELLOW
+        return cells
+
     def facts(self, truth):
         ways = zip(self.buses, truth[: self.task.num_buses])
-        return [f"the {bus} bus goes to the {self.stops[to]}" for bus, to in ways]
+        return [
+            f"the {bus} bus goes to the {self.stops[to]}" for bus, to in ways
+        ]
 
     def order(self, i):
         return f"go to the {self.goals[i]}"
 
     def view(self, mu, goal):
-        cells = self.task.cells(mu, goal, None)
+        cells = self.cells(mu, goal, None)
         useless = self.task.bus[mu] >= 4
-        cells[useless] = self.task.bus[mu][useless] - 4 + DARK
+        cells[useless] = self.task.bus[mu][useless] - 4 + FIRST_DARK
         return paint(cells)
 
     def errand(self, i):
-        cells = np.full((9, 9), envs.WHITE)
-        cells[tuple(self.task.goals[i])] = envs.YELLOW
+        cells = np.full((9, 9), WHITE)
+        cells[tuple(self.task.goals[i])] = YELLOW
         return paint(cells)
 
 
 class Cooking(Speaker):
     fridges = "lower", "middle", "upper"
     food = "tomato", "onion", "carrot", "mushroom"
+
+    def cells(self, mu, goal, state):
+        """The kitchen; beside it what is held, in the pot, and wanted."""
+        cells = np.full((3, 6), 4)
+        cells[0, 3], cells[:, 4] = state[2], state[3:6]
+        cells[:2, 5] = self.task.tokens[goal]
+        cells[cells == 4] = WHITE  # nothing
+        cells[2, :3], cells[1, 1] = self.task.fridges[mu], GREY
+        return cells
 
     def facts(self, truth):
         names = zip(self.fridges, [self.food[x] for x in truth])
@@ -74,7 +101,7 @@ class Cooking(Speaker):
         return f"first {first} , then {second}"
 
     def view(self, mu, goal):
-        return paint(self.task.cells(mu, -1, np.full(7, 4))[:, :3])
+        return paint(self.cells(mu, -1, np.full(7, 4))[:, :3])
 
     def errand(self, i):
         return paint(np.tile(self.task.tokens[i], (3, 1)))
@@ -104,18 +131,9 @@ class SignNav(Speaker):
         return np.uint8(frame.mean(2, keepdims=True).repeat(3, 2))
 
 
-# The buses that are of no use are darker than the others.
-DARK = len(envs.COLORS) - 1
-PALETTE = np.uint8([
-    *envs.COLORS[:-1],
-    *[tuple(x // 2 for x in color) for color in envs.COLORS[:4]],
-    envs.COLORS[envs.WHITE],
-])  # fmt: skip
-
-
 def paint(cells):
     """An RGB picture of cells (W, H), of 3 x 3 pixels each."""
-    return PALETTE[cells.T[::-1]].repeat(3, 0).repeat(3, 1)
+    return np.uint8(COLORS)[cells.T[::-1]].repeat(3, 0).repeat(3, 1)
 
 
 # Sentences are made of these words, of which the first pads them.
@@ -175,3 +193,24 @@ def instruction(task, form):
         return encode([*(of.order(i) for i in which), ""])
     pictures = [of.errand(i) for i in which]
     return np.array([*pictures, np.zeros_like(pictures[0])])
+
+
+def picture(task, k):
+    """RGB of the k-th copy as it is; the agent is a black square."""
+    cells = speaker(task).cells(task.mu[k], task.goal[k], task.state[k])
+    picture = paint(cells)
+    x, y = task.state[k, :2]
+    picture[-3 * y - 2, 3 * x + 1] = COLORS[BLACK]
+    return picture.repeat(8, 0).repeat(8, 1)
+
+
+def hints(task):
+    """The first attributes of each problem, (N, told), of which all but some
+    are replaced by one more value, "not told"."""
+    n, random, tell = task.num_envs, task.np_random, task.tell
+    if tell is None:
+        tell = random.integers(task.told + 1, size=n)
+    ranks = random.random((n, task.num_told)).argsort(1).argsort(1)
+    truth = task.attributes[:, : task.num_told]
+    told = ranks < tell[:, None]
+    return np.where(told, truth[task.problem], truth.max(0) + 1)

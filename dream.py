@@ -215,42 +215,50 @@ class Memory(nn.Module):
 
 
 class Reader(nn.Module):
-    """What descriptions say: sums of embedded tokens, or of what a GRU makes of
-    words; or what convolutions make of a picture."""
+    """What descriptions say: sums of embedded tokens, of what a GRU makes of
+    words, or what convolutions make of a picture. Both of these read in what a
+    description differs from the mean of the known ones, and have no biases, or
+    what is common to all would drown that."""
 
-    def __init__(self, form, said, hidden, std):
+    def __init__(self, form, said, known, hidden, std):
         """said is that of every number: tokens (n, L), pictures (n, H, W, 3);
-        std is that of the last weights, at first."""
+        known are numbers; std is that of the last weights, at first."""
         super().__init__()
         self.form, self.length = form, said.shape[1]
-        self.register_buffer("said", torch.as_tensor(said), persistent=False)
+        said, known = torch.as_tensor(said), torch.as_tensor(known)
+        self.register_buffer("said", said, persistent=False)
+        self.register_buffer("known", known, persistent=False)
+        size = hidden
         if form == "picture":
-            self.length = 1
-            self.encoder = nn.Sequential(
-                nn.Conv2d(3, 16, 3, stride=3), nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-                nn.Flatten(), nn.LazyLinear(hidden), nn.ReLU(),
+            self.length, self.encoder = 1, nn.Sequential(
+                nn.Conv2d(3, 16, 3, stride=3, bias=False), nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
+                nn.ReLU(), nn.Flatten(1),
             )  # fmt: skip
-            self.encoder(torch.zeros(1, 3, *said.shape[1:3]))
+            size = self.encoder(self.look(known[:1])).shape[1]
         else:
-            self.encoder = nn.Embedding(int(said.max()) + 1, hidden)
-        last = self.encoder
+            last = self.embedding = nn.Embedding(int(said.max()) + 1, hidden)
+        if form == "words":
+            self.encoder = nn.GRU(hidden, hidden, batch_first=True, bias=False)
         if form in ("words", "picture"):
-            self.gru = nn.GRU(hidden, hidden, batch_first=True)
-            last = self.last = nn.Linear(hidden, hidden, bias=False)
+            last = self.last = nn.Linear(size, hidden, bias=False)
         nn.init.normal_(last.weight, std=std)
+
+    def look(self, index):
+        x = self.said[index]
+        if self.form != "picture":
+            return self.embedding(x)
+        return (
+            x.permute(0, 3, 1, 2) / 50
+        )  # (n, 3, H, W), differences of about 1
 
     def parts(self, index):
         """Of descriptions (...) each of their L parts, (..., L, hidden)."""
         if self.form in ("one-hot", "attributes"):
-            return self.encoder(self.said[index])
+            return self.look(index)
         rows, index = index.unique(return_inverse=True)
-        x = self.said[rows]
-        if self.form == "words":
-            x, _ = self.gru(self.encoder(x))
-        else:
-            x = (x.permute(0, 3, 1, 2) - 127.5) / 255
-            x = self.encoder(x)[:, None]
+        x = self.encoder(self.look(rows) - self.look(self.known).mean(0))
+        x = x[0] if self.form == "words" else x[:, None]
         return self.last(x)[index]
 
     def forward(self, index):
@@ -262,9 +270,9 @@ class QHead(nn.Module):
 
     def __init__(self, x_size, task, hidden):
         super().__init__()
-        form, said = task.describe("instruction")
+        said = task.describe("instruction")
         # Small, so that x is not lost beside it
-        self.instruction = Reader(form, said, hidden, std=0.2)
+        self.instruction = Reader(*said, hidden, std=0.2)
         count = len(task.single_observation_space["instruction"].nvec)
         count *= self.instruction.length
         self.attention = nn.Linear(x_size, count)
@@ -307,8 +315,7 @@ class Dream(nn.Module):
         super().__init__()
         hidden = args.q_learning.hidden_size
         # Not in the paper: from near zero, z holds only what execution needs.
-        form, said = task.describe("problem_id")
-        self.f = Reader(form, said, hidden, std=0.02)
+        self.f = Reader(*task.describe("problem_id"), hidden, std=0.02)
         self.decoder = Memory(task, hidden)
         self.decoded = nn.Linear(2 * hidden, hidden)
         self.pi_exec = Policy(task, hidden, z_size=hidden)

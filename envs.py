@@ -33,10 +33,6 @@ SETTINGS = {
 FORMS = "one-hot", "words", "picture", "attributes"
 # left, up, right, down; all other actions stay
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)] + 3 * [(0, 0)])
-# Four colors that the colour-blind can tell apart (Okabe and Ito); then more
-COLORS = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)]
-COLORS += [(160, 160, 160), (240, 228, 66), (0, 0, 0), (255, 255, 255)]
-GREY, YELLOW, BLACK, WHITE = 4, 5, 6, -1
 
 
 class Task(gymnasium.vector.VectorEnv):
@@ -106,10 +102,9 @@ class Task(gymnasium.vector.VectorEnv):
         if instruction != "one-hot":
             self.asks = np.arange(len(self.tokens))[:, None]
         self.hints = np.empty((num_envs, 0), int)
-        if told:
-            self.nothing = self.attributes[:, : self.num_told].max(0) + 1
-            sizes = np.append(self.space.nvec, self.nothing + 1)
-            self.space = MultiDiscrete(sizes)
+        if told:  # one more value each, for "not told"
+            sizes = self.attributes[:, : self.num_told].max(0) + 2
+            self.space = MultiDiscrete([*self.space.nvec, *sizes])
         asks = MultiDiscrete(self.asks.max(0) + 1)
         reward = Box(-2, 1, (), np.float32)
         space = Dict(observation=self.space, instruction=asks, reward=reward)
@@ -156,7 +151,7 @@ class Task(gymnasium.vector.VectorEnv):
             self.mu, self.goal = np.divmod(problem, self.num_goals)
         self.shows_reward, self.pays = SETTINGS[self.setting][not explores]
         if self.told and not goes_on:
-            self._choose_hints()
+            self.hints = import_module("descriptions").hints(self)
         self.t, self.total = np.zeros_like(problem), np.zeros(self.num_envs)
         self.done = np.zeros(self.num_envs, bool)
         self.state = self.begin(explores | (instruction < 0))
@@ -175,24 +170,20 @@ class Task(gymnasium.vector.VectorEnv):
         """(N, K) booleans -> one true column of each row, uniformly."""
         return (allowed * self.np_random.random(allowed.shape)).argmax(1)
 
-    def _choose_hints(self):
-        """Some attributes of each problem, which the whole trial then shows."""
-        n, random, tell = self.num_envs, self.np_random, self.tell
-        if tell is None:
-            tell = random.integers(self.told + 1, size=n)
-        ranks = random.random((n, self.num_told)).argsort(1).argsort(1)
-        truth = self.attributes[self.problem, : self.num_told]
-        self.hints = np.where(ranks < tell[:, None], truth, self.nothing)
-
     def describe(self, what):
-        """The form of "problem_id" or "instruction", and for each number what
-        it says: tokens or words (n, L), or an RGB picture (n, H, W, 3)."""
-        form = self.forms[what]
-        if form != "one-hot":
-            describes = getattr(import_module("descriptions"), what)
-            return form, describes(self, form)
-        n = self.num_problems if what == "problem_id" else self.tokens.max() + 1
-        return form, np.arange(n)[:, None]
+        """The form of "problem_id" or "instruction"; for each number what it
+        says: tokens or words (n, L), or an RGB picture (n, H, W, 3); and the
+        numbers which training knows."""
+        form, known = self.forms[what], self.problems["train"]
+        n = self.num_problems
+        if what == "instruction":
+            known = np.arange(len(self.tokens))
+            known = np.delete(known, self.test_instructions)
+            n = self.tokens.max() + 1
+        if form == "one-hot":
+            return form, np.arange(n)[:, None], known
+        describes = getattr(import_module("descriptions"), what)
+        return form, describes(self, form), known
 
     def _batch(self, reward):
         self.look()
@@ -235,15 +226,12 @@ class Task(gymnasium.vector.VectorEnv):
         seen = self.sense(self.mu, self.state), self.hints
         self.observation = np.column_stack(seen)
 
+    def picture(self, k):
+        """RGB of what the k-th copy is like now, (H, W, 3)."""
+        return import_module("descriptions").picture(self, k)
+
     def render(self):
         return tuple(self.picture(k) for k in range(self.num_envs))
-
-    def picture(self, k):
-        """RGB of the k-th copy's cells (W, H); the agent is a black square."""
-        cells = self.cells(self.mu[k], self.goal[k], self.state[k])
-        cells = cells.repeat(3, 0).repeat(3, 1)
-        cells[*(3 * self.state[k, :2] + 1)] = BLACK
-        return np.uint8(COLORS)[cells.T[::-1]].repeat(8, 0).repeat(8, 1)
 
     def pairs(self, problems="test", instructions="test"):
         """All (problem, instruction) of two splits, (P, 2)."""
@@ -303,11 +291,6 @@ class Coupling(Task):
     def discover(self, mu, state, action, after):
         return [after[:, :1] < len(self.actions)]
 
-    def cells(self, mu, goal, state):
-        cells = np.full((len(self.actions) + 1, 2), WHITE)
-        cells[mu] = YELLOW
-        return cells
-
 
 class Bus(Task):
     """9 x 9 cells; the problem is which stops are joined by a bus.
@@ -364,12 +347,6 @@ class Bus(Task):
             return [(after == (7, 3)).all(1, keepdims=True)]
         bus = np.where(action == 4, self.bus[mu, *state.T], -1)[:, None]
         return bus == np.arange(4), bus == np.arange(4, 8)
-
-    def cells(self, mu, goal, state):
-        cells = np.minimum(self.bus[mu], GREY)
-        if goal >= 0:
-            cells[tuple(self.goals[goal])] = YELLOW
-        return cells
 
 
 class Map(Bus):
@@ -435,15 +412,6 @@ class Cooking(Task):
     def discover(self, mu, state, action, after):
         opens = np.where((action == 4) & (state[:, 0] == 2), state[:, 1], -1)
         return [opens[:, None] == np.arange(3)]
-
-    def cells(self, mu, goal, state):
-        """The kitchen; beside it what is held, in the pot, and wanted."""
-        cells = np.full((3, 6), 4)
-        cells[0, 3], cells[:, 4] = state[2], state[3:6]
-        cells[:2, 5] = self.tokens[goal]
-        cells[cells == 4] = WHITE  # nothing
-        cells[2, :3], cells[1, 1] = self.fridges[mu], GREY
-        return cells
 
 
 TASKS = {

@@ -62,6 +62,20 @@ class TaskArgs:
     env: Literal[tuple(envs.TASKS)] = "map"  # the task
     setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
     num_actions: int = 8  # number of actions of the task coupling
+    problem_id: Literal[envs.FORMS] = "one-hot"  # how mu is described
+    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # and an instruction
+    told: int = 0  # facts about mu that are told in advance: 0 to this many
+
+    def name(self):
+        """Of the task with these options, in paths of runs."""
+        name = self.env
+        name += "" if self.num_actions == 8 else f"-{self.num_actions}"
+        name += "" if self.setting == "imrl" else f"-{self.setting}"
+        for option in "problem_id", "instruction", "told":
+            value = getattr(self, option)
+            if value != getattr(TaskArgs, option):
+                name += f"-{option.replace('_', '-')}-{value}"
+        return name
 
 
 @dataclass
@@ -193,26 +207,78 @@ class Memory(nn.Module):
         return torch.cat([y, plain], 2), (h, c, s[:, -1:].transpose(0, 1))
 
 
+class Reader(nn.Module):
+    """What descriptions say: sums of embedded tokens, of what a GRU makes of
+    words, or what convolutions make of a picture. Both of these read in what a
+    description differs from the mean of the known ones, and have no biases, or
+    what is common to all would drown that."""
+
+    def __init__(self, form, said, known, hidden, std):
+        """said is that of every number: tokens (n, L), pictures (n, H, W, 3);
+        known are numbers; std is that of the last weights, at first."""
+        super().__init__()
+        self.form, self.length = form, said.shape[1]
+        said, known = torch.as_tensor(said), torch.as_tensor(known)
+        self.register_buffer("said", said, persistent=False)
+        self.register_buffer("known", known, persistent=False)
+        size = hidden
+        if form == "picture":
+            self.length, self.encoder = 1, nn.Sequential(
+                nn.Conv2d(3, 16, 3, stride=3, bias=False), nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
+                nn.ReLU(), nn.Flatten(1),
+            )  # fmt: skip
+            size = self.encoder(self.look(known[:1])).shape[1]
+        else:
+            last = self.embedding = nn.Embedding(int(said.max()) + 1, hidden)
+        if form == "words":
+            self.encoder = nn.GRU(hidden, hidden, batch_first=True, bias=False)
+        if form in ("words", "picture"):
+            last = self.last = nn.Linear(size, hidden, bias=False)
+        nn.init.normal_(last.weight, std=std)
+
+    def look(self, index):
+        x = self.said[index]
+        if self.form != "picture":
+            return self.embedding(x)
+        return (
+            x.permute(0, 3, 1, 2) / 50
+        )  # (n, 3, H, W), differences of about 1
+
+    def parts(self, index):
+        """Of descriptions (...) each of their L parts, (..., L, hidden)."""
+        if self.form in ("one-hot", "attributes"):
+            return self.look(index)
+        rows, index = index.unique(return_inverse=True)
+        x = self.encoder(self.look(rows) - self.look(self.known).mean(0))
+        x = x[0] if self.form == "words" else x[:, None]
+        return self.last(x)[index]
+
+    def forward(self, index):
+        return self.parts(index).sum(-2)
+
+
 class QHead(nn.Module):
     """Dueling Q-values of what is known, x, under an instruction."""
 
     def __init__(self, x_size, task, hidden):
         super().__init__()
-        sizes = task.single_observation_space["instruction"].nvec
-        self.instruction = nn.Embedding(int(sizes.max()), hidden)
+        said = task.describe("instruction")
         # Small, so that x is not lost beside it
-        nn.init.normal_(self.instruction.weight, std=0.2)
-        self.attention = nn.Linear(x_size, len(sizes))
+        self.instruction = Reader(*said, hidden, std=0.2)
+        count = len(task.single_observation_space["instruction"].nvec)
+        count *= self.instruction.length
+        self.attention = nn.Linear(x_size, count)
         layers = 2 * hidden, 2 * hidden
-        self.value = mlp(x_size + len(sizes) * hidden, *layers, 1)
+        self.value = mlp(x_size + count * hidden, *layers, 1)
         self.advantage = mlp(x_size + hidden, *layers, len(task.actions))
 
     def forward(self, x, instruction):
         """x (B, T, X), instruction (B, T, I) -> Q (B, T, A)."""
-        tokens = self.instruction(instruction)  # (B, T, I, hidden)
+        tokens = self.instruction.parts(instruction).flatten(2, 3)
         # Not in the paper: the advantage attends to one token, as the past
         # tells which is next; the value reads them all.
-        weight = (5 * self.attention(x)).softmax(2)  # (B, T, I)
+        weight = (5 * self.attention(x)).softmax(2)  # (B, T, tokens)
         token = (weight[..., None] * tokens).sum(2)
         value = self.value(torch.cat([x, tokens.flatten(2)], 2))
         advantage = self.advantage(torch.cat([x, token], 2))
@@ -227,8 +293,7 @@ class Agent(nn.Module):
         hidden = args.q_learning.hidden_size
         self.memory = Memory(task, hidden)
         self.h_tau = nn.Linear(hidden, hidden)
-        self.h_mu = nn.Embedding(task.num_problems, hidden)
-        nn.init.normal_(self.h_mu.weight, std=0.1)
+        self.h_mu = Reader(*task.describe("problem_id"), hidden, std=0.1)
         self.head = QHead(2 * hidden, task, hidden)
 
     def embed(self, tau, state=None):
@@ -508,10 +573,7 @@ def load_agent(run_dir):
 def run_directory(args):
     """Where a run is kept, and whether one is there to go on with."""
     run, task = args.run, args.task
-    name = task.env
-    name += "" if task.num_actions == 8 else f"-{task.num_actions}"
-    name += "" if task.setting == "imrl" else f"-{task.setting}"
-    path = run.run_dir or Path("runs", METHOD, name, str(run.seed))
+    path = run.run_dir or Path("runs", METHOD, task.name(), str(run.seed))
     path.mkdir(parents=True, exist_ok=True)
     in_use = any(file.suffix != ".part" for file in path.iterdir())
     if in_use and not (run.resume or run.overwrite):
@@ -531,8 +593,9 @@ def train(args, bar):
     # Not in the paper: a running average gives the targets, and is what is
     # tested and saved.
     target = copy.deepcopy(agent).requires_grad_(False)
-    h_mu = agent.h_mu.weight
-    others = [p for p in agent.parameters() if p is not h_mu]
+    h_mu = [*agent.h_mu.parameters()]
+    named = agent.named_parameters()
+    others = [p for name, p in named if not name.startswith("h_mu.")]
     # As f in dream.py: weight decay would pull all problems together.
     groups = [{"params": others, "weight_decay": q.weight_decay}]
     groups += [{"params": h_mu, "weight_decay": 0.0}]

@@ -22,8 +22,8 @@ def load(run):
         agent, args, _ = script.load_agent(run)
     except Exception as error:  # whatever is wrong with the files
         raise ValueError(f"{run}: {type(error).__name__}: {error}") from error
-    name = f"{method}-{args.task.env}-{args.task.setting}-{args.run.seed}"
-    return script, agent, args, name.replace("-imrl", "")
+    name = f"{method}-{args.task.name()}-{args.run.seed}"
+    return script, agent, args, name
 
 
 def load_dream(run):

@@ -35,7 +35,7 @@ def trials(env="map", B=12, setting="imrl", **q_learning):
     task.reset(seed=0)
     agent, target = dream.Dream(task, args), dream.Dream(task, args)
     rewards_matter(agent, target)
-    torch.nn.init.normal_(agent.f.weight)
+    torch.nn.init.normal_(agent.f.embedding.weight)
     knows_mu, drawn = torch.arange(B) % 2 == 0, [None, None]
     tau_exp, (tau_exec,), _ = dream.trial(
         agent, args, task, None, drawn, knows_mu, (0.9, 0.9)
@@ -146,11 +146,13 @@ def test_what_an_agent_begins_with():
     """f near zero, so that z holds only what execution needs; no rewards."""
     torch.manual_seed(0)
     agent = dream.Dream(envs.make("distracting-bus"), arguments())
-    assert agent.f.weight.shape == (576, 16)
-    assert agent.f.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert agent.f.embedding.weight.shape == (576, 16)
+    assert agent.f.embedding.weight.std().item() == pytest.approx(
+        0.02, rel=0.05
+    )
     for memory in agent.decoder, agent.pi_exp.memory, agent.pi_exec.memory:
         assert (memory.reward.weight == 0).all()
-    assert agent.pi_exec.head.instruction.weight.std() < 0.3
+    assert agent.pi_exec.head.instruction.embedding.weight.std() < 0.3
 
 
 def test_q_is_dueling_and_depends_on_z_and_the_instruction():

@@ -38,7 +38,7 @@ def agents(method, task, args):
             if isinstance(module, method.Memory):
                 torch.nn.init.normal_(module.reward.weight)
         if method is import_:
-            torch.nn.init.normal_(agent.h_mu.weight)
+            torch.nn.init.normal_(agent.h_mu.embedding.weight)
         yield agent
 
 
@@ -456,7 +456,7 @@ def test_what_a_run_plays_and_learns(method, tmp_path, monkeypatch):
     }
     assert {*decays} == {*agent.parameters()} and agent is not target
     for name, p in agent.named_parameters():
-        assert decays[p] == (0.0 if name == "h_mu.weight" else 0.1)
+        assert decays[p] == (0.0 if name == "h_mu.embedding.weight" else 0.1)
     assert all(group["lr"] == 1e-3 for group in groups)
     _, loss = learned[-1]
     instance, slots = (sampled[-1][0][name] for name in ("self", "slots"))
@@ -506,7 +506,7 @@ def test_import_pulls_the_trial_towards_the_id(start):
         x = torch.cat([exp, exe[:-1]])  # all at which it acts, and one end
         steps += len(x)
         h = agent.h_tau(x[:, :16])
-        gap = ((h - agent.h_mu.weight[tau_exp["mu"][b]]) ** 2).sum()
+        gap = ((h - agent.h_mu.embedding.weight[tau_exp["mu"][b]]) ** 2).sum()
         length = 1 + sum(tau["length"] for tau in taus).float().mean()
         torch.testing.assert_close(loss[b], 0.3 * gap / length)
     assert steps == round(length.item() * len(loss))
@@ -521,7 +521,7 @@ def test_import_defaults():
 def test_import_begins_with_ids_that_are_nearly_equal():
     args = import_.Args()
     agent = import_.Agent(envs.make("distracting-bus"), args)
-    assert abs(agent.h_mu.weight.std() - 0.1) < 0.01
+    assert abs(agent.h_mu.embedding.weight.std() - 0.1) < 0.01
 
 
 def test_the_id_never_reaches_meta_test(monkeypatch):
@@ -536,7 +536,7 @@ def test_the_id_never_reaches_meta_test(monkeypatch):
 
     honest = actions()
     assert len(honest) == 2
-    torch.nn.init.normal_(agent.h_mu.weight)
+    torch.nn.init.normal_(agent.h_mu.embedding.weight)
     assert actions().equal(honest)
     torch.nn.init.normal_(agent.h_tau.weight)  # the test can fail
     assert not actions().equal(honest)
