@@ -7,7 +7,6 @@ An instruction's tells nothing of the problem.
 
 import numpy as np
 
-
 # Four colors that the colour-blind can tell apart (Okabe and Ito), and others
 COLORS = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)]
 DARK = [tuple(x // 2 for x in color) for color in COLORS]  # for useless buses
@@ -139,7 +138,7 @@ def paint(cells):
 # Sentences are made of these words, of which the first pads them.
 WORDS = ["", *"""
     , the action pays bus goes to go fridge holds sign says goal is first then
-    pull find fetch lower upper left right bottom top middle north east west
+    pull fetch lower upper left right bottom top middle north east west
     south northeast southwest northwest southeast tomato onion carrot mushroom
     paid ball block key blue red
 """.split(), *map(str, range(256))]  # fmt: skip
@@ -160,39 +159,43 @@ def speaker(task):
     raise ValueError(f"{type(task).__name__} is described as one-hot only")
 
 
-def sentence(task, truth):
+def sentence(of, truth, goal):
     """All about the problem with these attributes."""
-    of = speaker(task)
     facts = of.facts(truth)
-    if task.setting == "standard":
-        facts.append(f"the goal is the {of.goals[truth[-1]]}")
+    if goal >= 0:
+        facts.append(f"the goal is the {of.goals[goal]}")
     return " , ".join(facts)
 
 
 def problem_id(task, form):
     """Of each of P problems: its attributes, which have values of their own,
-    (P, K); words (P, L); or an RGB picture (P, H, W, 3)."""
-    of, truth = speaker(task), task.attributes
-    if form == "attributes":
-        return truth + np.cumsum([0, *truth.max(0)[:-1] + 1])
-    if form == "words":
-        return encode([sentence(task, row) for row in truth])
-    mu, goal = np.arange(len(truth)), np.full(len(truth), -1)
+    (P, K); words (P, L); or an RGB picture (P, H, W, 3); with those known."""
+    of, mu = speaker(task), np.arange(task.num_problems)
+    goal = np.full(len(mu), -1)
     if task.setting == "standard":
         mu, goal = np.divmod(mu, task.num_goals)
-    return np.array([of.view(*pair) for pair in zip(mu, goal)])
+    truth = task.attributes[mu]
+    if form == "attributes":
+        said = truth if goal[0] < 0 else np.column_stack([truth, goal])
+        said = said + np.cumsum([0, *said.max(0)[:-1] + 1])
+    elif form == "words":
+        said = encode([sentence(of, *x) for x in zip(truth, goal)])
+    else:
+        said = np.array([of.view(*pair) for pair in zip(mu, goal)])
+    return said, task.problems["train"]
 
 
 def instruction(task, form):
     """Of each of I instructions and, last, of none: words (I + 1, L), or an RGB
-    picture (I + 1, H, W, 3)."""
+    picture (I + 1, H, W, 3); with those known."""
     of, which = speaker(task), range(len(task.names))
     if task.setting == "standard":
         raise ValueError("instruction: empty in setting standard, so one-hot")
+    known = np.delete(np.arange(len(task.tokens)), task.test_instructions)
     if form == "words":
-        return encode([*(of.order(i) for i in which), ""])
+        return encode([*(of.order(i) for i in which), ""]), known
     pictures = [of.errand(i) for i in which]
-    return np.array([*pictures, np.zeros_like(pictures[0])])
+    return np.array([*pictures, np.zeros_like(pictures[0])]), known
 
 
 def picture(task, k):
@@ -213,4 +216,4 @@ def hints(task):
     ranks = random.random((n, task.num_told)).argsort(1).argsort(1)
     truth = task.attributes[:, : task.num_told]
     told = ranks < tell[:, None]
-    return np.where(told, truth[task.problem], truth.max(0) + 1)
+    return np.where(told, truth[task.mu], truth.max(0) + 1)

@@ -8,9 +8,9 @@ with its own instruction (Liu et al., ICML 2021, arXiv 2008.02790):
     batch, reward, done, truncated, info = task.step(actions)  # until all done
     batch, info = task.execute()  # the next episode in the same problems
 
-`batch` has the `observation` (tokens or a frame), the `instruction` (tokens;
-the last means "none"), and the `reward`, 0 where the setting hides it. What is
-described in words or pictures is given by its number; `describe` says which.
+`batch` has the `observation` (tokens or a frame), the `instruction` (tokens, or
+the number of what is described; the last means "none"), and the `reward`, 0
+where the setting hides it.
 """
 
 from functools import partial
@@ -79,12 +79,8 @@ class Task(gymnasium.vector.VectorEnv):
         if setting == "standard":  # problem p is mu = p // I with goal p % I
             if self.offers is not True:
                 raise ValueError("setting: not standard, as goals differ")
-            n = self.num_goals = len(self.instructions)
-            held_out = held_out.repeat(n)
-            if self.attributes is not None:
-                goals = np.tile(np.arange(n), len(self.attributes))
-                truth = self.attributes.repeat(n, 0)
-                self.attributes = np.column_stack([truth, goals])
+            self.num_goals = len(self.instructions)
+            held_out = held_out.repeat(self.num_goals)
             self.instructions, self.names = [[0]], ["find the goal"]
         self.num_problems = len(held_out)
         self.problems = {"train": np.flatnonzero(~held_out)}
@@ -98,9 +94,11 @@ class Task(gymnasium.vector.VectorEnv):
         offers[:, :-1] = self.offers
         self.offers = {"train": offers & ~new, "test": offers}
 
-        self.asks = self.tokens  # what the batch shows of an instruction
-        if instruction != "one-hot":
-            self.asks = np.arange(len(self.tokens))[:, None]
+        number, described = (
+            np.arange(len(new))[:, None],
+            instruction != FORMS[0],
+        )
+        self.asks = number if described else self.tokens  # what batch shows
         self.hints = np.empty((num_envs, 0), int)
         if told:  # one more value each, for "not told"
             sizes = self.attributes[:, : self.num_told].max(0) + 2
@@ -173,17 +171,12 @@ class Task(gymnasium.vector.VectorEnv):
     def describe(self, what):
         """The form of "problem_id" or "instruction"; for each number what it
         says: tokens or words (n, L), or an RGB picture (n, H, W, 3); and the
-        numbers which training knows."""
-        form, known = self.forms[what], self.problems["train"]
-        n = self.num_problems
-        if what == "instruction":
-            known = np.arange(len(self.tokens))
-            known = np.delete(known, self.test_instructions)
-            n = self.tokens.max() + 1
+        numbers that training knows."""
+        form, n = self.forms[what], self.num_problems
         if form == "one-hot":
-            return form, np.arange(n)[:, None], known
-        describes = getattr(import_module("descriptions"), what)
-        return form, describes(self, form), known
+            n = n if what == "problem_id" else self.tokens.max() + 1
+            return form, np.arange(n)[:, None], np.arange(n)
+        return form, *getattr(import_module("descriptions"), what)(self, form)
 
     def _batch(self, reward):
         self.look()
@@ -312,12 +305,11 @@ class Bus(Task):
         self.shows = np.full((9, 9), show_id)
         self.shows[7, 3] |= self.has_map
         orders = np.array([*permutations(range(4))])
-        n = self.num_problems
-        self.bus = np.full((n, 9, 9), -1)  # that stops there
+        self.bus = np.full((self.num_problems, 9, 9), -1)  # that stops there
         self.ride = np.moveaxis(np.indices((9, 9)), 0, 2)  # to where
-        self.ride = np.tile(self.ride, (n, 1, 1, 1))
-        useful, useless = np.divmod(np.arange(n), n // 24)
-        order = np.hstack([orders[useful], orders[useless] + 4])
+        self.ride = np.tile(self.ride, (self.num_problems, 1, 1, 1))
+        problems, n = np.arange(self.num_problems), self.num_problems // 24
+        order = np.hstack([orders[problems // n], orders[problems % n] + 4])
         self.attributes = order[:, : self.num_buses]  # each bus's outer stop
         for (mu, bus), to in np.ndenumerate(self.attributes):
             a, b = self.inner[bus], self.outer[to]

@@ -208,54 +208,62 @@ class Memory(nn.Module):
 
 
 class Reader(nn.Module):
-    """What descriptions say: sums of embedded tokens, of what a GRU makes of
-    words, or what convolutions make of a picture. Both of these read in what a
-    description differs from the mean of the known ones, and have no biases, or
-    what is common to all would drown that."""
+    """What descriptions say: an embedding of tokens, what a GRU makes of words,
+    or what convolutions make of a picture. Of these two, the mean over known
+    descriptions is taken away, and the rest normalized, so that what is common
+    to all does not outweigh it, nor a penalty silence it."""
 
     def __init__(self, form, said, known, hidden, std):
         """said is that of every number: tokens (n, L), pictures (n, H, W, 3);
-        known are numbers; std is that of the last weights, at first."""
+        known are numbers; std is that of what comes out at first."""
         super().__init__()
         self.form, self.length = form, said.shape[1]
         said, known = torch.as_tensor(said), torch.as_tensor(known)
         self.register_buffer("said", said, persistent=False)
         self.register_buffer("known", known, persistent=False)
-        size = hidden
         if form == "picture":
             self.length, self.encoder = 1, nn.Sequential(
-                nn.Conv2d(3, 16, 3, stride=3, bias=False), nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
-                nn.ReLU(), nn.Flatten(1),
+                nn.Conv2d(3, 16, 3, stride=3), nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+                nn.Flatten(1),
             )  # fmt: skip
-            size = self.encoder(self.look(known[:1])).shape[1]
         else:
-            last = self.embedding = nn.Embedding(int(said.max()) + 1, hidden)
+            self.embedding = nn.Embedding(int(said.max()) + 1, hidden)
         if form == "words":
-            self.encoder = nn.GRU(hidden, hidden, batch_first=True, bias=False)
+            self.gru = nn.GRU(hidden, hidden, batch_first=True)
+            # It remembers for some ten words at first.
+            nn.init.constant_(self.gru.bias_hh_l0[hidden : 2 * hidden], 2.0)
+        self.last = nn.Identity()
         if form in ("words", "picture"):
-            last = self.last = nn.Linear(size, hidden, bias=False)
-        nn.init.normal_(last.weight, std=std)
+            size = self.encode(known[:1]).shape[2]
+            norm = nn.LayerNorm(size, elementwise_affine=False)
+            self.last = nn.Sequential(norm, nn.Linear(size, hidden, bias=False))
+            nn.init.normal_(self.last[1].weight, std=std / size**0.5)
+        else:
+            nn.init.normal_(self.embedding.weight, std=std)
 
-    def look(self, index):
+    def encode(self, index):
+        """Of descriptions (n,) the features of their parts, (n, L, size)."""
         x = self.said[index]
-        if self.form != "picture":
-            return self.embedding(x)
-        return (
-            x.permute(0, 3, 1, 2) / 50
-        )  # (n, 3, H, W), differences of about 1
+        if self.form == "words":
+            return self.gru(self.embedding(x))[0]
+        x = x.permute(0, 3, 1, 2) / 255  # (n, 3, H, W)
+        return self.encoder(x)[:, None]
+
+    def read(self, index):
+        """Of descriptions (...) what is particular in it, (..., L, size)."""
+        if self.form in ("one-hot", "attributes"):
+            return self.embedding(self.said[index])
+        rows, index = index.unique(return_inverse=True)
+        x = self.encode(rows) - self.encode(self.known).mean(0)
+        return x[index]
 
     def parts(self, index):
         """Of descriptions (...) each of their L parts, (..., L, hidden)."""
-        if self.form in ("one-hot", "attributes"):
-            return self.look(index)
-        rows, index = index.unique(return_inverse=True)
-        x = self.encoder(self.look(rows) - self.look(self.known).mean(0))
-        x = x[0] if self.form == "words" else x[:, None]
-        return self.last(x)[index]
+        return self.last(self.read(index))
 
     def forward(self, index):
-        return self.parts(index).sum(-2)
+        return self.last(self.read(index).sum(-2))
 
 
 class QHead(nn.Module):

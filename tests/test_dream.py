@@ -50,9 +50,11 @@ def frames(B=4, T=5):
         "observation": gymnasium.spaces.Box(0, 255, (60, 80, 3), np.uint8),
         "instruction": gymnasium.spaces.MultiDiscrete([3, 4]),
     }
+    one_hot = np.arange(4)[:, None]
     task = SimpleNamespace(
-        single_observation_space=space, actions=range(3), num_problems=2
-    )
+        single_observation_space=space, actions=range(3), num_problems=2,
+        describe=lambda what: ("one-hot", one_hot, one_hot[:, 0]),
+    )  # fmt: skip
     args = arguments()
     agent, target = dream.Dream(task, args), dream.Dream(task, args)
     rewards_matter(agent, target)
