@@ -1,11 +1,14 @@
 """What tasks say of a problem and of an instruction in attributes, words and
-pictures: for `--problem-id` and `--instruction`; envs.py loads it when asked.
+pictures, and how it is read: for `--problem-id` and `--instruction`.
 
 A description tells all that makes a problem what it is: no two are the same.
-An instruction's tells nothing of the problem.
+An instruction's tells nothing of the problem. envs.py loads this file when it
+is asked for, also for pictures of tasks and for what is told in advance.
 """
 
 import numpy as np
+import torch
+from torch import nn
 
 # Four colors that the colour-blind can tell apart (Okabe and Ito), and others
 COLORS = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167)]
@@ -217,3 +220,62 @@ def hints(task):
     truth = task.attributes[:, : task.num_told]
     told = ranks < tell[:, None]
     return np.where(told, truth[task.mu], truth.max(0) + 1)
+
+
+class Reader(nn.Module):
+    """Sums of embedded attributes, what a GRU makes of words, or convolutions
+    of a picture. In the latter two, it is the difference from the mean over the
+    descriptions that training knows, normalized: otherwise what is common to
+    all outweighs it, and f collapses to 0 under the weight of |f(mu)|^2."""
+
+    def __init__(self, task, what, hidden, std):
+        """std is that of what it says at first."""
+        super().__init__()
+        describe = {"problem_id": problem_id, "instruction": instruction}[what]
+        self.form, self.sums = task.forms[what], what == "problem_id"
+        said, known = map(torch.as_tensor, describe(task, self.form))
+        self.register_buffer("said", said, persistent=False)
+        self.register_buffer("known", known, persistent=False)
+        if self.form == "picture":
+            self.encoder = nn.Sequential(
+                nn.Conv2d(3, 16, 3, stride=3), nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+                nn.Flatten(),
+            )  # fmt: skip
+        else:
+            self.embedding = nn.Embedding(int(said.max()) + 1, hidden)
+        if self.form == "words":
+            self.encoder = nn.GRU(hidden, hidden, batch_first=True)
+            # At first it forgets an eighth of what it knows with each word.
+            nn.init.constant_(self.encoder.bias_hh_l0[hidden:-hidden], 2.0)
+        if self.form == "attributes":
+            nn.init.normal_(self.embedding.weight, std=std)
+            self.last = nn.Identity()
+        else:
+            size = self.encode(known[:1]).shape[2]
+            last = nn.Linear(size, hidden, bias=False)
+            nn.init.normal_(last.weight, std=std / size**0.5)
+            norm = nn.LayerNorm(size, elementwise_affine=False)
+            self.last = nn.Sequential(norm, last)
+
+    def encode(self, numbers):
+        """Of descriptions (n,) each part: attribute, word or picture, (n, L,
+        size)."""
+        x = self.said[numbers]
+        if self.form == "attributes":
+            return self.embedding(x)
+        if self.form == "words":
+            return self.encoder(self.embedding(x))[0]
+        x = x.permute(0, 3, 1, 2) / 255  # (n, 3, H, W)
+        return self.encoder(x)[:, None]
+
+    def forward(self, numbers):
+        """What descriptions (...) say, (..., hidden), or what their L parts
+        say, if they are instructions, (..., 1) -> (..., L, hidden)."""
+        rows, index = numbers.unique(return_inverse=True)
+        x = self.encode(rows)
+        if self.form != "attributes":
+            x = x - self.encode(self.known).mean(0)
+        if self.sums:
+            return self.last(x.sum(1))[index]
+        return self.last(x)[index].flatten(-3, -2)

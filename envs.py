@@ -168,15 +168,11 @@ class Task(gymnasium.vector.VectorEnv):
         """(N, K) booleans -> one true column of each row, uniformly."""
         return (allowed * self.np_random.random(allowed.shape)).argmax(1)
 
-    def describe(self, what):
-        """The form of "problem_id" or "instruction"; for each number what it
-        says: tokens or words (n, L), or an RGB picture (n, H, W, 3); and the
-        numbers that training knows."""
-        form, n = self.forms[what], self.num_problems
-        if form == "one-hot":
-            n = n if what == "problem_id" else self.tokens.max() + 1
-            return form, np.arange(n)[:, None], np.arange(n)
-        return form, *getattr(import_module("descriptions"), what)(self, form)
+    def reader(self, what, hidden, std):
+        """A network that reads the description of "problem_id", numbers (...)
+        -> (..., hidden), or of "instruction", (..., 1) -> (..., L, hidden)."""
+        reader = import_module("descriptions").Reader
+        return reader(self, what, hidden, std)
 
     def _batch(self, reward):
         self.look()

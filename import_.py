@@ -207,63 +207,14 @@ class Memory(nn.Module):
         return torch.cat([y, plain], 2), (h, c, s[:, -1:].transpose(0, 1))
 
 
-class Reader(nn.Module):
-    """What descriptions say: an embedding of tokens, what a GRU makes of words,
-    or what convolutions make of a picture. Of these two, the mean over known
-    descriptions is taken away, and the rest normalized, so that what is common
-    to all does not outweigh it, nor a penalty silence it."""
-
-    def __init__(self, form, said, known, hidden, std):
-        """said is that of every number: tokens (n, L), pictures (n, H, W, 3);
-        known are numbers; std is that of what comes out at first."""
-        super().__init__()
-        self.form, self.length = form, said.shape[1]
-        said, known = torch.as_tensor(said), torch.as_tensor(known)
-        self.register_buffer("said", said, persistent=False)
-        self.register_buffer("known", known, persistent=False)
-        if form == "picture":
-            self.length, self.encoder = 1, nn.Sequential(
-                nn.Conv2d(3, 16, 3, stride=3), nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-                nn.Flatten(1),
-            )  # fmt: skip
-        else:
-            self.embedding = nn.Embedding(int(said.max()) + 1, hidden)
-        if form == "words":
-            self.gru = nn.GRU(hidden, hidden, batch_first=True)
-            # It remembers for some ten words at first.
-            nn.init.constant_(self.gru.bias_hh_l0[hidden : 2 * hidden], 2.0)
-        self.last = nn.Identity()
-        if form in ("words", "picture"):
-            size = self.encode(known[:1]).shape[2]
-            norm = nn.LayerNorm(size, elementwise_affine=False)
-            self.last = nn.Sequential(norm, nn.Linear(size, hidden, bias=False))
-            nn.init.normal_(self.last[1].weight, std=std / size**0.5)
-        else:
-            nn.init.normal_(self.embedding.weight, std=std)
-
-    def encode(self, index):
-        """Of descriptions (n,) the features of their parts, (n, L, size)."""
-        x = self.said[index]
-        if self.form == "words":
-            return self.gru(self.embedding(x))[0]
-        x = x.permute(0, 3, 1, 2) / 255  # (n, 3, H, W)
-        return self.encoder(x)[:, None]
-
-    def read(self, index):
-        """Of descriptions (...) what is particular in it, (..., L, size)."""
-        if self.form in ("one-hot", "attributes"):
-            return self.embedding(self.said[index])
-        rows, index = index.unique(return_inverse=True)
-        x = self.encode(rows) - self.encode(self.known).mean(0)
-        return x[index]
-
-    def parts(self, index):
-        """Of descriptions (...) each of their L parts, (..., L, hidden)."""
-        return self.last(self.read(index))
-
-    def forward(self, index):
-        return self.last(self.read(index).sum(-2))
+def reader(task, what, count, hidden, std):
+    """Reads the numbers (...) of what is described, (..., hidden), or of each
+    of its L parts, (..., L, hidden); std is that of what it says at first."""
+    if task.forms[what] != "one-hot":
+        return task.reader(what, hidden, std)
+    embedding = nn.Embedding(count, hidden)
+    nn.init.normal_(embedding.weight, std=std)
+    return embedding
 
 
 class QHead(nn.Module):
@@ -271,11 +222,13 @@ class QHead(nn.Module):
 
     def __init__(self, x_size, task, hidden):
         super().__init__()
-        said = task.describe("instruction")
+        sizes = task.single_observation_space["instruction"].nvec
         # Small, so that x is not lost beside it
-        self.instruction = Reader(*said, hidden, std=0.2)
-        count = len(task.single_observation_space["instruction"].nvec)
-        count *= self.instruction.length
+        self.instruction = reader(
+            task, "instruction", int(sizes.max()), hidden, std=0.2
+        )
+        one = torch.zeros(len(sizes), dtype=torch.long)
+        count = len(self.instruction(one))
         self.attention = nn.Linear(x_size, count)
         layers = 2 * hidden, 2 * hidden
         self.value = mlp(x_size + count * hidden, *layers, 1)
@@ -283,10 +236,10 @@ class QHead(nn.Module):
 
     def forward(self, x, instruction):
         """x (B, T, X), instruction (B, T, I) -> Q (B, T, A)."""
-        tokens = self.instruction.parts(instruction).flatten(2, 3)
+        tokens = self.instruction(instruction)  # (B, T, parts, hidden)
         # Not in the paper: the advantage attends to one token, as the past
         # tells which is next; the value reads them all.
-        weight = (5 * self.attention(x)).softmax(2)  # (B, T, tokens)
+        weight = (5 * self.attention(x)).softmax(2)  # (B, T, parts)
         token = (weight[..., None] * tokens).sum(2)
         value = self.value(torch.cat([x, tokens.flatten(2)], 2))
         advantage = self.advantage(torch.cat([x, token], 2))
@@ -301,7 +254,8 @@ class Agent(nn.Module):
         hidden = args.q_learning.hidden_size
         self.memory = Memory(task, hidden)
         self.h_tau = nn.Linear(hidden, hidden)
-        self.h_mu = Reader(*task.describe("problem_id"), hidden, std=0.1)
+        n = task.num_problems
+        self.h_mu = reader(task, "problem_id", n, hidden, std=0.1)
         self.head = QHead(2 * hidden, task, hidden)
 
     def embed(self, tau, state=None):

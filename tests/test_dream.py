@@ -35,7 +35,7 @@ def trials(env="map", B=12, setting="imrl", **q_learning):
     task.reset(seed=0)
     agent, target = dream.Dream(task, args), dream.Dream(task, args)
     rewards_matter(agent, target)
-    torch.nn.init.normal_(agent.f.embedding.weight)
+    torch.nn.init.normal_(agent.f.weight)
     knows_mu, drawn = torch.arange(B) % 2 == 0, [None, None]
     tau_exp, (tau_exec,), _ = dream.trial(
         agent, args, task, None, drawn, knows_mu, (0.9, 0.9)
@@ -50,10 +50,9 @@ def frames(B=4, T=5):
         "observation": gymnasium.spaces.Box(0, 255, (60, 80, 3), np.uint8),
         "instruction": gymnasium.spaces.MultiDiscrete([3, 4]),
     }
-    one_hot = np.arange(4)[:, None]
     task = SimpleNamespace(
         single_observation_space=space, actions=range(3), num_problems=2,
-        describe=lambda what: ("one-hot", one_hot, one_hot[:, 0]),
+        forms={"problem_id": "one-hot", "instruction": "one-hot"},
     )  # fmt: skip
     args = arguments()
     agent, target = dream.Dream(task, args), dream.Dream(task, args)
@@ -148,13 +147,11 @@ def test_what_an_agent_begins_with():
     """f near zero, so that z holds only what execution needs; no rewards."""
     torch.manual_seed(0)
     agent = dream.Dream(envs.make("distracting-bus"), arguments())
-    assert agent.f.embedding.weight.shape == (576, 16)
-    assert agent.f.embedding.weight.std().item() == pytest.approx(
-        0.02, rel=0.05
-    )
+    assert agent.f.weight.shape == (576, 16)
+    assert agent.f.weight.std().item() == pytest.approx(0.02, rel=0.05)
     for memory in agent.decoder, agent.pi_exp.memory, agent.pi_exec.memory:
         assert (memory.reward.weight == 0).all()
-    assert agent.pi_exec.head.instruction.embedding.weight.std() < 0.3
+    assert agent.pi_exec.head.instruction.weight.std() < 0.3
 
 
 def test_q_is_dueling_and_depends_on_z_and_the_instruction():

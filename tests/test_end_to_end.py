@@ -38,7 +38,7 @@ def agents(method, task, args):
             if isinstance(module, method.Memory):
                 torch.nn.init.normal_(module.reward.weight)
         if method is import_:
-            torch.nn.init.normal_(agent.h_mu.embedding.weight)
+            torch.nn.init.normal_(agent.h_mu.weight)
         yield agent
 
 
@@ -81,10 +81,9 @@ def frames(method, B=4, T=5, **q_learning):
         "observation": gymnasium.spaces.Box(0, 255, (60, 80, 3), np.uint8),
         "instruction": gymnasium.spaces.MultiDiscrete([3, 4]),
     }
-    one_hot = np.arange(4)[:, None]
     task = SimpleNamespace(
         single_observation_space=space, actions=range(3), num_problems=2,
-        describe=lambda what: ("one-hot", one_hot, one_hot[:, 0]),
+        forms={"problem_id": "one-hot", "instruction": "one-hot"},
     )  # fmt: skip
     agent, target = agents(method, task, args)
 
@@ -458,7 +457,7 @@ def test_what_a_run_plays_and_learns(method, tmp_path, monkeypatch):
     }
     assert {*decays} == {*agent.parameters()} and agent is not target
     for name, p in agent.named_parameters():
-        assert decays[p] == (0.0 if name == "h_mu.embedding.weight" else 0.1)
+        assert decays[p] == (0.0 if name == "h_mu.weight" else 0.1)
     assert all(group["lr"] == 1e-3 for group in groups)
     _, loss = learned[-1]
     instance, slots = (sampled[-1][0][name] for name in ("self", "slots"))
@@ -508,7 +507,7 @@ def test_import_pulls_the_trial_towards_the_id(start):
         x = torch.cat([exp, exe[:-1]])  # all at which it acts, and one end
         steps += len(x)
         h = agent.h_tau(x[:, :16])
-        gap = ((h - agent.h_mu.embedding.weight[tau_exp["mu"][b]]) ** 2).sum()
+        gap = ((h - agent.h_mu.weight[tau_exp["mu"][b]]) ** 2).sum()
         length = 1 + sum(tau["length"] for tau in taus).float().mean()
         torch.testing.assert_close(loss[b], 0.3 * gap / length)
     assert steps == round(length.item() * len(loss))
@@ -523,7 +522,7 @@ def test_import_defaults():
 def test_import_begins_with_ids_that_are_nearly_equal():
     args = import_.Args()
     agent = import_.Agent(envs.make("distracting-bus"), args)
-    assert abs(agent.h_mu.embedding.weight.std() - 0.1) < 0.01
+    assert abs(agent.h_mu.weight.std() - 0.1) < 0.01
 
 
 def test_the_id_never_reaches_meta_test(monkeypatch):
@@ -538,7 +537,7 @@ def test_the_id_never_reaches_meta_test(monkeypatch):
 
     honest = actions()
     assert len(honest) == 2
-    torch.nn.init.normal_(agent.h_mu.embedding.weight)
+    torch.nn.init.normal_(agent.h_mu.weight)
     assert actions().equal(honest)
     torch.nn.init.normal_(agent.h_tau.weight)  # the test can fail
     assert not actions().equal(honest)

@@ -62,7 +62,7 @@ def page_of(tmp_path_factory):
             args.task.env = env
             torch.manual_seed(0)
             agent = dream.Dream(envs.make(**vars(args.task)), args)
-            agent.f.embedding.weight.data *= 20
+            agent.f.weight.data *= 20
             with pytest.MonkeyPatch.context() as patch:
                 loaded = dream, agent, args, "name"
                 patch.setattr(plot, "load_dream", lambda run: loaded)
@@ -159,7 +159,7 @@ def test_trials_are_true(page_of, env):
         tau = as_tau(*episode)
         q, _ = agent.pi_exp(tau)
         assert q[0, :-1].argmax(1).equal(tau["prev_action"][0, 1:])
-        g, f = agent.g(tau)[0], agent.f.embedding.weight[trial["problem"]]
+        g, f = agent.g(tau)[0], agent.f.weight[trial["problem"]]
         if trial["problem"] in train:
             error = ((f - g) ** 2).sum(1)
             assert_allclose(trial["error"], error, rtol=1e-4, atol=1e-6)
@@ -170,7 +170,7 @@ def test_trials_are_true(page_of, env):
         shown.append(trial["g"])
         read.append(g)
     # Points stand where one linear map puts the z of f and of g.
-    z = torch.cat([agent.f.embedding.weight[torch.tensor(train)], *read])
+    z = torch.cat([agent.f.weight[torch.tensor(train)], *read])
     center = z[: len(train)].mean(0)
     z, points = (z - center).numpy(), np.concatenate([page.data["f"], *shown])
     linear = np.linalg.lstsq(z, points, rcond=1e-6)[0]

@@ -48,7 +48,7 @@ def train(path, env, steps=200, method="dream"):
     script.train(args, tqdm(disable=True))
     if script is dream:
         saved = torch.load(path / "agent.pt", weights_only=True)
-        saved["agent"]["f.embedding.weight"] *= 20
+        saved["agent"]["f.weight"] *= 20
         torch.save(saved, path / "agent.pt")
     return path
 
@@ -437,7 +437,7 @@ def test_bottleneck_states_the_shares(tmp_path, monkeypatch, drawn):
     script, agent, args, _ = plot.load(run)
     f = np.zeros((576, 64))
     f[TRAIN] = code(TRAIN)
-    agent.f.embedding.weight.data = torch.tensor(f, dtype=torch.float32)
+    agent.f.weight.data = torch.tensor(f, dtype=torch.float32)
     g = torch.tensor(code(TEST, 0, 1), dtype=torch.float32)
     agent.g = lambda tau: g[:, None].repeat(1, 21, 1)
     monkeypatch.setattr(plot, "load", lambda run: (script, agent, args, name))

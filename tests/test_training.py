@@ -260,7 +260,7 @@ def test_updates_are_those_of_a_plain_loop(tmp_path, monkeypatch):
             if g is None:
                 assert p in late and not update["inputs"][3]
                 continue
-            f = p is agent.f.embedding.weight
+            f = p is agent.f.weight
             g = g * min(1.0, 10.0 / norm)
             moment[0] = 0.9 * moment[0] + 0.1 * g
             moment[1] = 0.999 * moment[1] + 0.001 * g**2
@@ -347,7 +347,7 @@ def test_the_id_never_reaches_meta_test(monkeypatch):
     monkeypatch.setattr(dream, "act", spy)
     honest = actions()
     monkeypatch.setattr(envs.Task, "_batch", garbled)
-    torch.nn.init.normal_(agent.f.embedding.weight)
+    torch.nn.init.normal_(agent.f.weight)
     other = actions()
     assert other[0].equal(honest[0]) and other[1].equal(honest[1])
     assert not other[3].equal(honest[3])  # f matters to who knows the id
@@ -666,10 +666,10 @@ def test_a_file_that_is_no_agent(tmp_path, kind, name):
     elif kind == "weights":
         torch.save(agent, path)
     elif kind == "older":
-        del agent["f.embedding.weight"]
+        del agent["f.weight"]
         torch.save(saved, path)
     else:
-        agent["f.embedding.weight"] = agent["f.embedding.weight"].repeat(2, 1)
+        agent["f.weight"] = agent["f.weight"].repeat(2, 1)
         torch.save(saved, path)
     words = "--eval", tmp_path
     if name == "checkpoint.pt":
