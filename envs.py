@@ -62,19 +62,16 @@ class Task(gymnasium.vector.VectorEnv):
         self, num_envs, split, setting, problem_id="one-hot",
         instruction="one-hot", told=0, render_mode=None,
     ):  # fmt: skip
-        if split not in ("train", "test"):
-            raise ValueError(f"split: 'train' or 'test', not {split!r}")
-        if setting not in SETTINGS:
-            raise ValueError(f"setting: one of {[*SETTINGS]}, not {setting!r}")
-        if told not in range(self.num_told + 1):
-            raise ValueError(f"told: 0 to {self.num_told}, not {told}")
         self.forms = {"problem_id": problem_id, "instruction": instruction}
-        for (name, form), n in zip(self.forms.items(), (4, 3)):
-            if form not in FORMS[:n]:
-                raise ValueError(f"{name}: one of {FORMS[:n]}, not {form!r}")
-        self.num_envs, self.split = num_envs, split
+        given = {"split": split, "setting": setting, "told": told} | self.forms
+        allowed = ("train", "test"), SETTINGS, range(self.num_told + 1)
+        for (name, x), choice in zip(
+            given.items(), (*allowed, FORMS, FORMS[:3])
+        ):
+            if x not in choice:
+                raise ValueError(f"{name}: one of {[*choice]}, not {x!r}")
+        self.num_envs, self.split, self.told = num_envs, split, told
         self.setting, self.render_mode = setting, render_mode
-        self.told = told
         held_out = np.isin(np.arange(self.num_problems), self.test_problems)
         if setting == "standard":  # problem p is mu = p // I with goal p % I
             if self.offers is not True:
@@ -94,11 +91,9 @@ class Task(gymnasium.vector.VectorEnv):
         offers[:, :-1] = self.offers
         self.offers = {"train": offers & ~new, "test": offers}
 
-        number, described = (
-            np.arange(len(new))[:, None],
-            instruction != FORMS[0],
-        )
-        self.asks = number if described else self.tokens  # what batch shows
+        self.asks = self.tokens  # what the batch shows of an instruction
+        if instruction != "one-hot":
+            self.asks = np.arange(len(self.tokens))[:, None]
         self.hints = np.empty((num_envs, 0), int)
         if told:  # one more value each, for "not told"
             sizes = self.attributes[:, : self.num_told].max(0) + 2
@@ -171,8 +166,7 @@ class Task(gymnasium.vector.VectorEnv):
     def reader(self, what, hidden, std):
         """A network that reads the description of "problem_id", numbers (...)
         -> (..., hidden), or of "instruction", (..., 1) -> (..., L, hidden)."""
-        reader = import_module("descriptions").Reader
-        return reader(self, what, hidden, std)
+        return import_module("descriptions").Reader(self, what, hidden, std)
 
     def _batch(self, reward):
         self.look()

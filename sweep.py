@@ -22,28 +22,7 @@ import jobs
 from envs import SETTINGS, TASKS
 
 METHODS = "dream", "rl2", "varibad", "import"
-GRID = "coupling", "bus", "map", "distracting-bus", "cooking"
-IMRL = "imrl", "imrl-rewards"
-TWICE = {"bus": 1_600_000, "map": 1_000_000, "distracting-bus": 2_000_000}
-TWICE |= {"cooking": 5_000_000, "sign-nav": 2_000_000}
-PAPER = [  # methods, tasks, settings, seeds, further options, their suffix
-    (METHODS, GRID, IMRL, range(5), "", ""),
-    (METHODS, ["sign-nav"], IMRL, range(3), "", ""),
-    (METHODS, ["map"], ["standard", "online"], range(3), "", ""),
-    (METHODS[1:], ["bus-show-id"], ["imrl"], [0], "", ""),
-]
-more = "--total-steps 1500000"
-PAPER += [(["dream"], ["map"], ["standard"], range(3), more, "long")]
-more = "--weight-decay 0 --step-penalty 0.005"
-PAPER += [(["dream"], ["cooking"], ["imrl"], [1], more, "without-decay")]
-for env, steps in TWICE.items():
-    more = f"--total-steps {steps}"
-    PAPER += [(METHODS[1:], [env], IMRL, [0], more, "twice")]
-for A in 4, 8, 16, 32:
-    more = f"--num-actions {A} --total-steps 32000 --eval-every 128"
-    PAPER += [(["rl2"], ["coupling"], ["imrl"], range(10), more, f"{A}")]
-    more += " --explore-after 0"
-    PAPER += [(["dream"], ["coupling"], ["imrl"], range(10), more, f"{A}")]
+PAPER = Path(__file__).with_name("docs") / "runs.txt"
 
 
 @dataclass
@@ -54,7 +33,7 @@ class Args:
     seeds: int = 5  # number of seeds
     first_seed: int = 0  # the first of them
     suffix: str = ""  # of the directories, to tell other options from defaults
-    paper: bool = False  # instead: all that README.md and docs report
+    paper: bool = False  # instead: docs/runs.txt, all that is reported
     dry_run: bool = False  # only print what would run
     workers: int = os.cpu_count()  # runs at a time, one thread each
     cluster: Literal["local", "slurm"] = "local"  # this machine, or a cluster
@@ -65,8 +44,17 @@ class Args:
             raise ValueError("--seeds and --workers have to be at least 1")
 
 
+def paper():
+    """The lines of docs/runs.txt, as `listed` takes them."""
+    for line in PAPER.read_text().splitlines()[1:]:
+        *names, seeds, options, suffix = map(str.strip, line.split("|"))
+        methods, tasks, settings = map(str.split, names)
+        first, last = map(int, seeds.split("-"))
+        yield methods, tasks, settings, range(first, last + 1), options, suffix
+
+
 def listed(methods, tasks, settings, seeds, options, suffix):
-    """The jobs of a line of PAPER."""
+    """The jobs of a line."""
     for method, env, setting, seed in product(methods, tasks, settings, seeds):
         parts = env, setting.replace("imrl", "", setting == "imrl"), suffix
         path = Path("results", method, "-".join(filter(None, parts)), str(seed))
@@ -79,7 +67,7 @@ def main():
     args = tyro.cli(Args, args=shlex.split(words), description=__doc__)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     line = args.methods, args.envs, args.setting, seeds, more, args.suffix
-    lines = PAPER if args.paper else [line]
+    lines = paper() if args.paper else [line]
     every = dict.fromkeys(job for line in lines for job in listed(*line))
     missing = [job for job in every if not job.finished()]
     print(f"{len(every) - len(missing)} of {len(every)} runs are there")

@@ -17,9 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT = {  # departure: parts of dream.py, and what stands there instead
     "f-start": {
-        'describe("problem_id"), hidden, std=0.02)': (
-            'describe("problem_id"), hidden, std=1.0)'
-        ),
+        "n, hidden, std=0.02)": "n, hidden, std=1.0)",
         "args.dream.bottleneck_coef * kl": (
             "args.dream.bottleneck_coef * kl.clamp(min=10)"
         ),

@@ -22,6 +22,7 @@ import jobs
 import sweep
 
 ROOT = Path(__file__).resolve().parent.parent
+GRID = "coupling", "bus", "map", "distracting-bus", "cooking"
 SMALL = "--hidden-size", "8", "--batch-size", "8", "--buffer-size", "256"
 SMALL += "--updates-per-round", "1", "--eval-every", "128"
 SHORT = "--", *SMALL, "--total-steps", "256"
@@ -211,7 +212,7 @@ def test_what_does_not_exist_or_cannot_be_read_is_not_finished(tmp_path):
     assert str(job) == str(tmp_path / "dream/map/0")
 
 
-@pytest.mark.parametrize("env", sweep.GRID)
+@pytest.mark.parametrize("env", GRID)
 def test_what_is_committed_is_there(env):
     path = ROOT / f"results/dream/{env}/0"
     assert jobs.Job(path, "").finished()
@@ -272,18 +273,17 @@ def test_reason(text, line):
 
 # --- All that is reported -----------------------------------------------------
 def listed():
-    return [job for line in sweep.PAPER for job in sweep.listed(*line)]
+    return [job for line in sweep.paper() for job in sweep.listed(*line)]
 
 
 def test_paper_has_every_run_once():
     paths = [str(job.path) for job in listed()]
     assert len(set(paths)) == len(paths)
     expected = set()
-    grid = "coupling", "bus", "map", "distracting-bus", "cooking"
     for method, rewards in itertools.product(
         ["dream", "rl2", "varibad", "import"], ["", "-imrl-rewards"]
     ):
-        seeds = dict.fromkeys(grid, 5) | {"sign-nav": 3}
+        seeds = dict.fromkeys(GRID, 5) | {"sign-nav": 3}
         for env, n in seeds.items():
             names = [f"{method}/{env}{rewards}/{seed}" for seed in range(n)]
             expected |= set(names)
@@ -300,19 +300,36 @@ def test_paper_has_every_run_once():
             expected |= {f"{method}/bus-show-id/0"}
     expected |= {f"dream/map-standard-long/{seed}" for seed in range(3)}
     expected |= {"dream/cooking-without-decay/1"}
+    expected |= {"dream/sign-nav/3", "dream/sign-nav/4"}
+    expected |= {"dream/sign-nav-instruction-picture/0"}
+    for name, seed in itertools.product(
+        [
+            "distracting-bus-problem-id-attributes",
+            "distracting-bus-problem-id-words",
+            "distracting-bus-problem-id-picture",
+            "distracting-bus-told-3",
+            "cooking-problem-id-words-instruction-words",
+            "cooking-told-3",
+        ],
+        range(3),
+    ):
+        expected |= {f"dream/{name}/{seed}"}
     assert set(paths) == {f"results/{name}" for name in expected}
 
 
 def test_twice_is_twice_the_steps_of_dream():
     dream = importlib.import_module("dream")
-    for env, steps in sweep.TWICE.items():
+    lines = [line for line in sweep.paper() if line[-1] == "twice"]
+    assert len(lines) == 5
+    for _, (env,), _, _, more, _ in lines:
+        steps = int(more.split()[-1])
         defaults = {"total_steps": dream.RunArgs.total_steps}
         defaults |= dream.DEFAULTS.get(env, {})
         assert steps == 2 * defaults["total_steps"]
 
 
 def test_every_line_of_paper_is_understood(monkeypatch):
-    for methods, tasks, settings, seeds, more, suffix in sweep.PAPER:
+    for methods, tasks, settings, seeds, more, suffix in sweep.paper():
         few = methods, tasks[-1:], settings[-1:], seeds[:1], more, suffix
         for job in sweep.listed(*few):
             _, script, *words, _ = job.command()
