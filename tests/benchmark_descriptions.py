@@ -1,0 +1,101 @@
+"""Tables and figures of docs/descriptions.md, of the runs under results/dream.
+
+python tests/benchmark_descriptions.py
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import plot  # noqa: E402
+
+FORMS = "one-hot", "attributes", "words", "picture"
+IDEAL = 11, 8, 5, 1  # steps that riding 3, 2, 1, 0 buses takes, and the end
+
+
+def runs(name):
+    """The progress.csv of each seed that has ended."""
+    return plot.read_runs(ROOT / "results", name).get("dream", [])
+
+
+def at_end(seeds, column):
+    """Each seed's mean over the last tenth of its evaluations."""
+    return [rows[column][len(rows) * 9 // 10 :].mean() for rows in seeds]
+
+
+def steps_to_95(rows):
+    """Environment steps until the test return is first 95 % of the optimum."""
+    enough = rows["test_return"] >= 0.95 * rows["optimal_return"]
+    return rows["env_steps"][enough.argmax()] if enough.any() else np.nan
+
+
+def row(*cells):
+    print("|", " | ".join(cells), "|")
+
+
+def each(values, form=".3f"):
+    return " / ".join(f"{x:{form}}" for x in values)
+
+
+def of_forms(env):
+    """Table and figure: what is learned from each form of the id."""
+    row("id", "test return", "with the id", "with it, unseen", "95 % after")
+    row(*["---"] * 5)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    for i, form in enumerate(FORMS):
+        name = env if form == "one-hot" else f"{env}-problem-id-{form}"
+        seeds, columns = runs(name), ["test_return", "return_with_id"]
+        if not seeds:
+            continue
+        columns += ["return_with_id_unseen"] * (form != "one-hot")
+        cells = [each(at_end(seeds, column)) for column in columns]
+        steps = each([steps_to_95(rows) for rows in seeds], ",.0f")
+        row(form, *cells, *["–"] * (3 - len(cells)), steps)
+        for ax, column in zip(axes, (columns[-1], columns[0])):
+            grid = np.unique(np.concatenate([x["env_steps"] for x in seeds]))
+            grid = grid[grid <= min(x["env_steps"][-1] for x in seeds)]
+            y = [np.interp(grid, x["env_steps"], x[column]) for x in seeds]
+            style = {"color": plot.COLORS[i], "marker": plot.MARKERS[i]}
+            style |= {"markevery": len(grid) // 8 + 1}
+            ax.plot(grid, np.mean(y, 0), label=form, **style)
+            ax.set(ylim=(-0.5, 0.85), xlabel="environment steps")
+    axes[0].set_title("with the id (one-hot: trained ids, others: unseen ones)")
+    axes[1].set_title("test: exploring, without the id")
+    for ax in axes:
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:.1f} M")
+    figure.legend(*axes[0].get_legend_handles_labels(), ncols=4,
+                  loc="outside lower center")  # fmt: skip
+    plot.save(figure, ROOT / "figures", f"descriptions-{env}")
+
+
+def of_told(env, ideal=None):
+    """Table and figure: what one agent does with N attributes told."""
+    seeds = runs(f"{env}-told-3")
+    if not seeds:
+        return
+    row("N", "exploration steps", "test return")
+    row(*["---"] * 3)
+    steps = []
+    for n in range(4):
+        steps.append(at_end(seeds, f"exploration_steps_told_{n}"))
+        returns = at_end(seeds, f"test_return_told_{n}")
+        row(str(n), each(steps[-1], ".1f"), each(returns))
+    figure, ax = plt.subplots(figsize=(5, 3.6))
+    ax.plot(range(4), steps, "o-", color=plot.COLORS[0], label="DREAM, a seed")
+    if ideal:
+        ax.plot(range(4), ideal, "k--", label="ideal")
+    ax.set(xticks=range(4), xlabel="attributes told", ylim=(0, 21))
+    ax.set_ylabel("exploration steps")
+    handles = dict(zip(*ax.get_legend_handles_labels()[::-1]))
+    ax.legend(handles.values(), handles.keys())
+    plot.save(figure, ROOT / "figures", f"told-{env}")
+
+
+if __name__ == "__main__":
+    of_forms("distracting-bus")
+    of_told("distracting-bus", IDEAL)
+    of_told("cooking")
