@@ -17,25 +17,27 @@ COLORS += [(160, 160, 160), (240, 228, 66), (0, 0, 0), *DARK, (255, 255, 255)]
 GREY, YELLOW, BLACK, FIRST_DARK, WHITE = 4, 5, 6, 7, -1
 
 
-class Speaker:
-    """What is said of one task: `facts` of the problem that has these
-    attributes, and the `order` that is an instruction; `view` and `errand` are
-    pictures of them."""
+class About:
+    """What is said of one task. `facts(truth)` are sentences about the problem
+    whose row of task.attributes is `truth`, `order(i)` is the i-th instruction;
+    `view` and `errand` are pictures of them. `cells` are colors (W, H), also
+    those of `render`."""
 
     def __init__(self, task):
         self.task = task
 
 
-class Coupling(Speaker):
+class AboutCoupling(About):
     goals = ["paid action"]
 
     def cells(self, mu, goal, state):
+        """x: what is shown (last: nothing); y: whether it explores."""
         cells = np.full((len(self.task.actions) + 1, 2), WHITE)
         cells[mu] = YELLOW
         return cells
 
     def facts(self, truth):
-        return [f"action {truth[0]} pays"]
+        return [f"action {' '.join(str(truth[0]))} pays"]  # digits
 
     def order(self, i):
         return "pull"
@@ -47,7 +49,7 @@ class Coupling(Speaker):
         return paint(np.full((len(self.task.actions) + 1, 2), YELLOW))
 
 
-class Bus(Speaker):
+class AboutBus(About):
     goals = "lower left", "upper right", "upper left", "lower right"
     buses = "north", "east", "west", "south"  # envs.Bus.inner
     buses += "northeast", "southwest", "northwest", "southeast"
@@ -55,13 +57,13 @@ class Bus(Speaker):
     stops += "left", "bottom", "right", "top"
 
     def cells(self, mu, goal, state):
-        cells = np.minimum(self.task.bus[mu], GREY)
+        cells = np.minimum(self.task.bus[mu], GREY)  # 4 to 7 are of no use
         if goal >= 0:
             cells[tuple(self.task.goals[goal])] = YELLOW
         return cells
 
     def facts(self, truth):
-        ways = zip(self.buses, truth[: self.task.num_buses])
+        ways = zip(self.buses, truth)
         return [
             f"the {bus} bus goes to the {self.stops[to]}" for bus, to in ways
         ]
@@ -81,16 +83,16 @@ class Bus(Speaker):
         return paint(cells)
 
 
-class Cooking(Speaker):
+class AboutCooking(About):
     fridges = "lower", "middle", "upper"
     food = "tomato", "onion", "carrot", "mushroom"
 
     def cells(self, mu, goal, state):
-        """The kitchen; beside it what is held, in the pot, and wanted."""
-        cells = np.full((3, 6), 4)
+        """The kitchen; above it what is held, in the pot, and wanted."""
+        cells = np.full((3, 6), 4)  # nothing
         cells[0, 3], cells[:, 4] = state[2], state[3:6]
         cells[:2, 5] = self.task.tokens[goal]
-        cells[cells == 4] = WHITE  # nothing
+        cells[cells == 4] = WHITE
         cells[2, :3], cells[1, 1] = self.task.fridges[mu], GREY
         return cells
 
@@ -109,10 +111,11 @@ class Cooking(Speaker):
         return paint(np.tile(self.task.tokens[i], (3, 1)))
 
 
-class SignNav(Speaker):
+class AboutSignNav(About):
     goals = "ball", "block", "key"
     colors = "blue", "red"
-    # Where they are looked at from: (x, z, heading). Objects are shown in grey.
+    # Where they are looked at from: (x, z, heading). The objects are those in
+    # blue, but shown in grey: an instruction names no color.
     sign = 6, 8.8, 0
     objects = (1, 2.5, np.pi / 2), (7.5, 5, 0), (5, 2.2, np.pi / 2)
 
@@ -144,7 +147,7 @@ WORDS = ["", *"""
     pull fetch lower upper left right bottom top middle north east west
     south northeast southwest northwest southeast tomato onion carrot mushroom
     paid ball block key blue red
-""".split(), *map(str, range(256))]  # fmt: skip
+""".split(), *"0123456789"]  # fmt: skip
 
 
 def encode(sentences):
@@ -154,12 +157,16 @@ def encode(sentences):
     return np.array([row + [0] * (longest - len(row)) for row in rows])
 
 
-def speaker(task):
-    """The class above that is of this task."""
-    for known in Coupling, Bus, Cooking, SignNav:
-        if known.__name__ in [x.__name__ for x in type(task).__mro__]:
-            return known(task)
-    raise ValueError(f"{type(task).__name__} is described as one-hot only")
+ABOUT = {"Coupling": AboutCoupling, "Bus": AboutBus}
+ABOUT |= {"Cooking": AboutCooking, "SignNav": AboutSignNav}
+
+
+def about(task):
+    """What is said of this task."""
+    for kind in type(task).__mro__:  # by name, as sign_nav.py needs OpenGL
+        if kind.__name__ in ABOUT:
+            return ABOUT[kind.__name__](task)
+    raise ValueError(f"descriptions.py has nothing about {type(task).__name__}")
 
 
 def sentence(of, truth, goal):
@@ -171,15 +178,16 @@ def sentence(of, truth, goal):
 
 
 def problem_id(task, form):
-    """Of each of P problems: its attributes, which have values of their own,
-    (P, K); words (P, L); or an RGB picture (P, H, W, 3); with those known."""
-    of, mu = speaker(task), np.arange(task.num_problems)
+    """Of each of P problems its attributes (P, K), words (P, L) or an RGB
+    picture (P, H, W, 3); and the numbers of the training problems."""
+    of, mu = about(task), np.arange(task.num_problems)
     goal = np.full(len(mu), -1)
     if task.setting == "standard":
         mu, goal = np.divmod(mu, task.num_goals)
     truth = task.attributes[mu]
     if form == "attributes":
         said = truth if goal[0] < 0 else np.column_stack([truth, goal])
+        # Each attribute has values, and rows of an embedding, of its own.
         said = said + np.cumsum([0, *said.max(0)[:-1] + 1])
     elif form == "words":
         said = encode([sentence(of, *x) for x in zip(truth, goal)])
@@ -190,8 +198,8 @@ def problem_id(task, form):
 
 def instruction(task, form):
     """Of each of I instructions and, last, of none: words (I + 1, L), or an RGB
-    picture (I + 1, H, W, 3); with those known."""
-    of, which = speaker(task), range(len(task.names))
+    picture (I + 1, H, W, 3); and the numbers of those seen in training."""
+    of, which = about(task), range(len(task.names))
     if task.setting == "standard":
         raise ValueError("instruction: empty in setting standard, so one-hot")
     known = np.delete(np.arange(len(task.tokens)), task.test_instructions)
@@ -202,8 +210,8 @@ def instruction(task, form):
 
 
 def picture(task, k):
-    """RGB of the k-th copy as it is; the agent is a black square."""
-    cells = speaker(task).cells(task.mu[k], task.goal[k], task.state[k])
+    """RGB of the k-th copy; a black square is where its state (x, y) is."""
+    cells = about(task).cells(task.mu[k], task.goal[k], task.state[k])
     picture = paint(cells)
     x, y = task.state[k, :2]
     picture[-3 * y - 2, 3 * x + 1] = COLORS[BLACK]
@@ -211,28 +219,30 @@ def picture(task, k):
 
 
 def hints(task):
-    """The first attributes of each problem, (N, told), of which all but some
-    are replaced by one more value, "not told"."""
+    """The first attributes of each problem, (N, num_told), of which at most
+    task.told, chosen at random, are told; the others read "not told"."""
     n, random, tell = task.num_envs, task.np_random, task.tell
     if tell is None:
         tell = random.integers(task.told + 1, size=n)
     ranks = random.random((n, task.num_told)).argsort(1).argsort(1)
     truth = task.attributes[:, : task.num_told]
-    told = ranks < tell[:, None]
-    return np.where(told, truth[task.mu], truth.max(0) + 1)
+    shown = ranks < tell[:, None]
+    return np.where(shown, truth[task.mu], truth.max(0) + 1)
 
 
 class Reader(nn.Module):
     """Sums of embedded attributes, what a GRU makes of words, or convolutions
     of a picture. In the latter two, it is the difference from the mean over the
-    descriptions that training knows, normalized: otherwise what is common to
-    all outweighs it, and f collapses to 0 under the weight of |f(mu)|^2."""
+    descriptions seen in training, normalized: otherwise what is common to all
+    dominates, and the penalty |f(mu)|^2 shrinks f to 0."""
 
     def __init__(self, task, what, hidden, std):
-        """std is that of what it says at first."""
+        """std: standard deviation of each part's output at initialization."""
         super().__init__()
         describe = {"problem_id": problem_id, "instruction": instruction}[what]
-        self.form, self.sums = task.forms[what], what == "problem_id"
+        self.form = task.forms[what]
+        # A problem is one vector; an instruction keeps its L parts apart.
+        self.sums = what == "problem_id"
         said, known = map(torch.as_tensor, describe(task, self.form))
         self.register_buffer("said", said, persistent=False)
         self.register_buffer("known", known, persistent=False)
@@ -246,7 +256,7 @@ class Reader(nn.Module):
             self.embedding = nn.Embedding(int(said.max()) + 1, hidden)
         if self.form == "words":
             self.encoder = nn.GRU(hidden, hidden, batch_first=True)
-            # At first it forgets an eighth of what it knows with each word.
+            # The update gate: at first sigmoid(2) = 0.88 of a state is kept.
             nn.init.constant_(self.encoder.bias_hh_l0[hidden:-hidden], 2.0)
         if self.form == "attributes":
             nn.init.normal_(self.embedding.weight, std=std)
@@ -259,8 +269,8 @@ class Reader(nn.Module):
             self.last = nn.Sequential(norm, last)
 
     def encode(self, numbers):
-        """Of descriptions (n,) each part: attribute, word or picture, (n, L,
-        size)."""
+        """Features of descriptions (n,) part by part, (n, L, size): L is the
+        number of attributes, or of words, or 1 for a picture."""
         x = self.said[numbers]
         if self.form == "attributes":
             return self.embedding(x)
@@ -270,8 +280,8 @@ class Reader(nn.Module):
         return self.encoder(x)[:, None]
 
     def forward(self, numbers):
-        """What descriptions (...) say, (..., hidden), or what their L parts
-        say, if they are instructions, (..., 1) -> (..., L, hidden)."""
+        """Problems (...) -> (..., hidden); instructions (..., 1) -> their parts
+        (..., L, hidden)."""
         rows, index = numbers.unique(return_inverse=True)
         x = self.encode(rows)
         if self.form != "attributes":

@@ -29,7 +29,7 @@ SETTINGS = {
     "standard": [(1, 0), (1, 1)],  # the goal is a part of the problem
     "online": [(0, 1), (0, 1)],  # the first execution explores, and counts
 }
-# How an instruction or, last, only a problem is described
+# How problems and instructions are described; the last, of problems only
 FORMS = "one-hot", "words", "picture", "attributes"
 # left, up, right, down; all other actions stay
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)] + 3 * [(0, 0)])
@@ -54,8 +54,8 @@ class Task(gymnasium.vector.VectorEnv):
     test_problems, test_instructions = [], []  # empty: train and test on all
     exhaustive = True  # deterministic: one trial of each pair is an exact test
     attributes = None  # of each problem, (problems, K) whole numbers
-    num_told = 0  # of them, the first ones can be told in advance
-    tell = None  # how many are told, (N,); drawn for each trial if not given
+    num_told = 0  # how many of them, from the first, can be told in advance
+    tell = None  # how many to tell, (N,); None: drawn from 0 to told
     done = None
 
     def __init__(
@@ -91,10 +91,10 @@ class Task(gymnasium.vector.VectorEnv):
         offers[:, :-1] = self.offers
         self.offers = {"train": offers & ~new, "test": offers}
 
-        self.asks = self.tokens  # what the batch shows of an instruction
+        self.asks = self.tokens  # what a batch shows of each instruction
         if instruction != "one-hot":
             self.asks = np.arange(len(self.tokens))[:, None]
-        self.hints = np.empty((num_envs, 0), int)
+        self.hints = np.empty((num_envs, 0), int)  # or (N, num_told)
         if told:  # one more value each, for "not told"
             sizes = self.attributes[:, : self.num_told].max(0) + 2
             self.space = MultiDiscrete([*self.space.nvec, *sizes])
@@ -425,7 +425,7 @@ def meta_test(play, env, setting, executions=0, final=False, **options):
     None for an exploration without. K executions count (0: one, or four where
     `online`), each with another instruction. Each test pair is tried once where
     that is exact; otherwise there are 102 trials, 504 if `final`. Where N
-    attributes are told, each is tried with 0 to N of them.
+    attributes may be told, each pair is tried with 0 to N of them told.
     """
     K = executions or (4 if setting == "online" else 1)
     explores = [] if setting == "online" else [None]

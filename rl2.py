@@ -47,7 +47,7 @@ class RunArgs:
     seed: int = 0  # random seed
     total_steps: int = 500_000  # environment steps, exploring and executing
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU, if any
-    run_dir: Path | None = None  # None: runs/<method>/<env>[-<setting>]/<seed>
+    run_dir: Path | None = None  # None: runs/<method>/<task>/<seed>
     overwrite: bool = False  # replace an earlier run in run_dir
     resume: bool = False  # go on from the checkpoint of an earlier run there
     eval: Path | None = None  # do not train: test the agent of this run
@@ -61,12 +61,12 @@ class TaskArgs:
     env: Literal[tuple(envs.TASKS)] = "map"  # the task
     setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
     num_actions: int = 8  # number of actions of the task coupling
-    problem_id: Literal[envs.FORMS] = "one-hot"  # how mu is described
-    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # and an instruction
-    told: int = 0  # facts about mu that are told in advance: 0 to this many
+    problem_id: Literal[envs.FORMS] = "one-hot"  # how f is told which mu it is
+    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # how it is described
+    told: int = 0  # at most this many attributes of mu are shown, at random
 
     def name(self):
-        """Of the task with these options, in paths of runs."""
+        """What the directories of its runs are called."""
         name = self.env
         name += "" if self.num_actions == 8 else f"-{self.num_actions}"
         name += "" if self.setting == "imrl" else f"-{self.setting}"
@@ -200,8 +200,8 @@ class Memory(nn.Module):
 
 
 def reader(task, what, count, hidden, std):
-    """Reads the numbers (...) of what is described, (..., hidden), or of each
-    of its L parts, (..., L, hidden); std is that of what it says at first."""
+    """What embeds the numbers of problems or instructions, or reads their
+    descriptions; std: standard deviation of its output at initialization."""
     if task.forms[what] != "one-hot":
         return task.reader(what, hidden, std)
     embedding = nn.Embedding(count, hidden)
@@ -215,15 +215,15 @@ class QHead(nn.Module):
     def __init__(self, x_size, task, hidden):
         super().__init__()
         sizes = task.single_observation_space["instruction"].nvec
-        # Small, so that x is not lost beside it
+        # Small, so that the instruction does not drown x
         self.instruction = reader(
             task, "instruction", int(sizes.max()), hidden, std=0.2
         )
-        one = torch.zeros(len(sizes), dtype=torch.long)
-        count = len(self.instruction(one))
-        self.attention = nn.Linear(x_size, count)
+        any_one = torch.zeros(len(sizes), dtype=torch.long)
+        parts = len(self.instruction(any_one))  # tokens, words or a picture
+        self.attention = nn.Linear(x_size, parts)
         layers = 2 * hidden, 2 * hidden
-        self.value = mlp(x_size + count * hidden, *layers, 1)
+        self.value = mlp(x_size + parts * hidden, *layers, 1)
         self.advantage = mlp(x_size + hidden, *layers, len(task.actions))
 
     def forward(self, x, instruction):

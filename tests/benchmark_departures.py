@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT = {  # departure: parts of dream.py, and what stands there instead
     "f-start": {
-        "n, hidden, std=0.02)": "n, hidden, std=1.0)",
+        "task.num_problems, hidden, 0.02)": "task.num_problems, hidden, 1.0)",
         "args.dream.bottleneck_coef * kl": (
             "args.dream.bottleneck_coef * kl.clamp(min=10)"
         ),
@@ -32,7 +32,7 @@ WITHOUT = {  # departure: parts of dream.py, and what stands there instead
     "heads": {"layers = 2 * hidden, 2 * hidden": "layers = (hidden,)"},
     "attention": {
         "mlp(x_size + hidden, *layers": (
-            "mlp(x_size + count * hidden, *layers"
+            "mlp(x_size + parts * hidden, *layers"
         ),
         "torch.cat([x, token], 2)": "torch.cat([x, tokens.flatten(2)], 2)",
     },
