@@ -95,7 +95,11 @@ def of_told(env, ideal=None):
     plot.save(figure, ROOT / "figures", f"told-{env}")
 
 
-if __name__ == "__main__":
+def main():
     of_forms("distracting-bus")
     of_told("distracting-bus", IDEAL)
     of_told("cooking")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Prints the table of docs/results.md that has DREAM's runs seed by seed.
+
+python tests/benchmark_results.py
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import envs  # noqa: E402
+import plot  # noqa: E402
+
+HEAD = "task", "seeds", "last test return", "with the id", "exploration steps"
+HEAD += "environment steps", "steps to 95 % of the optimum"
+
+
+def steps_to_95(rows):
+    """Environment steps until the test return is first 95 % of the optimum."""
+    enough = rows["test_return"] >= 0.95 * rows["optimal_return"]
+    return rows["env_steps"][enough.argmax()] if enough.any() else None
+
+
+def row(task):
+    """The cells of a task, or None where there are no runs of DREAM."""
+    folder = ROOT / "results/dream" / task
+    paths = sorted(folder.glob("*/progress.csv"))
+    seeds = [plot.read_csv(path) for path in paths]
+
+    def each(column, form):
+        return " / ".join(f"{rows[column][-1]:z{form}}" for rows in seeds)
+
+    learned = [steps_to_95(rows) for rows in seeds]
+    return seeds and [
+        f"`{task}`",
+        ", ".join(path.parent.name for path in paths),
+        each("test_return", ".3f"),
+        each("return_with_id", ".2f"),
+        each("exploration_steps", ".1f"),
+        each("env_steps", ",.0f"),
+        " / ".join("–" if x is None else f"{x:,.0f}" for x in learned),
+    ]
+
+
+def table():
+    """Its lines, in Markdown."""
+    rows = [HEAD, ["---"] * len(HEAD), *filter(None, map(row, envs.TASKS))]
+    return ["| " + " | ".join(cells) + " |" for cells in rows]
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))

@@ -1,0 +1,41 @@
+"""The tables of README.md and docs/ are those of the CSVs under results/."""
+
+import benchmark_descriptions
+import benchmark_results
+import pytest
+
+import plot
+
+ROOT = benchmark_results.ROOT
+
+
+def lines(path):
+    return (ROOT / path).read_text().split("\n")
+
+
+def test_tables_of_all_methods(capsys):
+    plot.table(ROOT / "results")
+    head, _, *rows = capsys.readouterr().out.strip().split("\n")
+    for path in "README.md", "docs/results.md":
+        text = lines(path)
+        assert head in text
+        of_table = [line for line in text if "(n = " in line and line[0] == "|"]
+        left_out = {*rows} - {*of_table}
+        assert {*of_table} <= {*rows} and left_out <= {
+            row for row in rows if "bus-show-id" in row and path[0] == "R"
+        }
+
+
+def test_the_table_of_seeds():
+    assert {*benchmark_results.table()} <= {*lines("docs/results.md")}
+
+
+@pytest.mark.skipif(
+    not (ROOT / "results/dream/distracting-bus-problem-id-words").exists(),
+    reason="no runs yet",
+)
+def test_tables_of_descriptions(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "save", lambda *_: None)
+    benchmark_descriptions.main()
+    printed = capsys.readouterr().out.strip().split("\n")
+    assert {*printed} <= {*lines("docs/descriptions.md")}
