@@ -205,6 +205,8 @@ def test_signs_and_objects():
         "the sign says red",
     ]
     assert blue.shape == (60, 80, 3) and (blue != red).any()
+    signs = task.world.draw([0, 1], [descriptions.AboutSignNav.sign] * 2)
+    assert (blue == signs[0]).all() and (red == signs[1]).all()
     objects = said("sign-nav", "instruction", "picture")
     assert not objects[3].any()
     assert (objects == objects[..., :1]).all()  # grey: no color is named
@@ -215,6 +217,8 @@ def test_signs_and_objects():
         to = task.places[i] - [x, z]  # the blue one
         distance = np.hypot(*to)
         assert 1 < distance < 2 and to @ ahead > 0.99 * distance
+        seen = task.world.draw([1], [(x, z, heading)])[0].mean(2)
+        assert (objects[i, ..., 0] == seen.astype(int)).all()
 
 
 # ----------------------------------------------------- what a trial shows
@@ -370,6 +374,17 @@ def test_held_out_descriptions_teach_nothing(form):
     assert torch.equal(read(known), before)
     some = known[[9, 7, 9]]  # nor on what it is read with
     assert torch.allclose(read(some), before[[9, 7, 9]], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["words", "picture"])
+def test_held_out_instructions_teach_nothing(form):
+    read, _ = reader(form, "cooking", "instruction")
+    numbers = torch.tensor([[3], [5], [16]])
+    before = read(numbers)
+    read.said[[1, 11]] = read.said[0].clone()  # the held-out pairs
+    assert torch.equal(read(numbers), before)
+    read.said[4] = read.said[0].clone()
+    assert not torch.equal(read(numbers), before)
 
 
 def test_words_are_read_in_their_order():
