@@ -65,6 +65,7 @@ def of_forms(env):
             ax.set(ylim=(-0.5, 0.85), xlabel="environment steps")
     axes[0].set_title("with the id (one-hot: trained ids, others: unseen ones)")
     axes[1].set_title("test: exploring, without the id")
+    axes[0].set_ylabel("return")
     for ax in axes:
         ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:.1f} M")
     figure.legend(*axes[0].get_legend_handles_labels(), ncols=4,
