@@ -142,11 +142,10 @@ class SignNav(envs.Task):
     """
 
     actions = ("turn left", "turn right", "forward")
-    num_problems, max_steps, exhaustive = 2, 12, False
-    attributes = np.array([[0], [1]])  # the color on the sign
+    num_problems, max_steps, attributes = 2, 12, np.array([[0], [1]])
     instructions, names = [[0], [1], [2]], ["ball", "block", "key"]
     space = gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
-    finds = ["sign_in_view", "sign_distance"]
+    exhaustive, finds = False, ["sign_in_view", "sign_distance"]
     turn, stride, radius = np.pi / 4, 0.7, 0.4  # radians, metres
 
     def __init__(self, **kwargs):
