@@ -500,15 +500,15 @@ def evaluate(agent, args, final=False):
         row = envs.meta_test(play, executions=K, final=final, **vars(args.task))
 
         known = torch.ones(256, dtype=torch.bool)
-        # Of a one-hot, f knows nothing if it was not trained on the problem.
-        described = args.task.problem_id != "one-hot"
-        for split in ("test", "train")[not described :]:
+        names = {"test": "return_with_id_unseen", "train": "return_with_id"}
+        if args.task.problem_id == "one-hot":
+            del names["test"]  # of untrained one-hots, f knows nothing
+        for split, name in names.items():
             task = envs.make(num_envs=256, split=split, **vars(args.task))
             task.reset(seed=0)
             tau, _, infos = trial(
                 agent, args, task, None, [None, None], known, (0.5, 0)
             )
-            name = "return_with_id" + "_unseen" * (split == "test")
             row[name] = float(infos[1]["return"].mean())
         f = agent.f(tau["mu"])
         error = decoding_error(f, agent.g(tau), tau["length"])

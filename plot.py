@@ -123,10 +123,14 @@ def curves(env: str, seconds: bool = False, results=RESULTS, out=FIGURES):
     save(figure, out, f"curves-{env}" + "-seconds" * seconds)
 
 
+def last_tenth(seeds, column="test_return"):
+    """Each seed's mean over the last tenth of its evaluations."""
+    return [np.mean(seed[column][len(seed) * 9 // 10 :]) for seed in seeds]
+
+
 def summary(seeds):
     """Mean and standard error of the seeds' means over their last tenth."""
-    returns, n = [seed["test_return"] for seed in seeds], len(seeds)
-    last = [np.mean(rows[len(rows) * 9 // 10 :]) for rows in returns]
+    last, n = last_tenth(seeds), len(seeds)
     error = f" ± {np.std(last, ddof=1) / n**0.5:.2f}" if n > 1 else ""
     return f"{np.mean(last):z.2f}{error} (n = {n})"
 

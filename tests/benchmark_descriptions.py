@@ -11,6 +11,8 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmark_results import steps_to_95  # noqa: E402
+
 import plot  # noqa: E402
 
 FORMS = "one-hot", "attributes", "words", "picture"
@@ -20,17 +22,6 @@ IDEAL = 11, 8, 5, 1  # steps that riding 3, 2, 1, 0 buses takes, and the end
 def runs(name):
     """The progress.csv of each seed that has ended."""
     return plot.read_runs(ROOT / "results", name).get("dream", [])
-
-
-def at_end(seeds, column):
-    """Each seed's mean over the last tenth of its evaluations."""
-    return [rows[column][len(rows) * 9 // 10 :].mean() for rows in seeds]
-
-
-def steps_to_95(rows):
-    """Environment steps until the test return is first 95 % of the optimum."""
-    enough = rows["test_return"] >= 0.95 * rows["optimal_return"]
-    return rows["env_steps"][enough.argmax()] if enough.any() else np.nan
 
 
 def row(*cells):
@@ -52,7 +43,7 @@ def of_forms(env):
         if not seeds:
             continue
         columns += ["return_with_id_unseen"] * (form != "one-hot")
-        cells = [each(at_end(seeds, column)) for column in columns]
+        cells = [each(plot.last_tenth(seeds, column)) for column in columns]
         steps = each([steps_to_95(rows) for rows in seeds], ",.0f")
         row(form, *cells, *["–"] * (3 - len(cells)), steps)
         for ax, column in zip(axes, (columns[-1], columns[0])):
@@ -82,8 +73,8 @@ def of_told(env, ideal=None):
     row(*["---"] * 3)
     steps = []
     for n in range(4):
-        steps.append(at_end(seeds, f"exploration_steps_told_{n}"))
-        returns = at_end(seeds, f"test_return_told_{n}")
+        steps.append(plot.last_tenth(seeds, f"exploration_steps_told_{n}"))
+        returns = plot.last_tenth(seeds, f"test_return_told_{n}")
         row(str(n), each(steps[-1], ".1f"), each(returns))
     figure, ax = plt.subplots(figsize=(5, 3.6))
     ax.plot(range(4), steps, "o-", color=plot.COLORS[0], label="DREAM, a seed")

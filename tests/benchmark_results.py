@@ -6,6 +6,8 @@ python tests/benchmark_results.py
 import sys
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import envs  # noqa: E402
@@ -18,7 +20,7 @@ HEAD += "environment steps", "steps to 95 % of the optimum"
 def steps_to_95(rows):
     """Environment steps until the test return is first 95 % of the optimum."""
     enough = rows["test_return"] >= 0.95 * rows["optimal_return"]
-    return rows["env_steps"][enough.argmax()] if enough.any() else None
+    return rows["env_steps"][enough.argmax()] if enough.any() else np.nan
 
 
 def row(task):
@@ -38,7 +40,7 @@ def row(task):
         each("return_with_id", ".2f"),
         each("exploration_steps", ".1f"),
         each("env_steps", ",.0f"),
-        " / ".join("–" if x is None else f"{x:,.0f}" for x in learned),
+        " / ".join("–" if np.isnan(x) else f"{x:,.0f}" for x in learned),
     ]
 
 

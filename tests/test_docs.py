@@ -2,7 +2,6 @@
 
 import benchmark_descriptions
 import benchmark_results
-import pytest
 
 import plot
 
@@ -30,11 +29,7 @@ def test_the_table_of_seeds():
     assert {*benchmark_results.table()} <= {*lines("docs/results.md")}
 
 
-@pytest.mark.skipif(
-    not (ROOT / "results/dream/distracting-bus-problem-id-words").exists(),
-    reason="no runs yet",
-)
-def test_tables_of_descriptions(capsys, tmp_path, monkeypatch):
+def test_tables_of_descriptions(capsys, monkeypatch):
     monkeypatch.setattr(plot, "save", lambda *_: None)
     benchmark_descriptions.main()
     printed = capsys.readouterr().out.strip().split("\n")
