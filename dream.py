@@ -66,8 +66,8 @@ class TaskArgs:
     env: Literal[tuple(envs.TASKS)] = "map"  # the task
     setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
     num_actions: int = 8  # number of actions of the task coupling
-    problem_id: Literal[envs.FORMS] = "one-hot"  # how f is told which mu it is
-    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # how it is described
+    problem_id: Literal[envs.FORMS] = "one-hot"  # how mu is told in training
+    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # how i is described
     told: int = 0  # at most this many attributes of mu are shown, at random
 
     def name(self):
@@ -215,8 +215,8 @@ class Memory(nn.Module):
 
 
 def reader(task, what, count, hidden, std):
-    """What embeds the numbers of problems or instructions, or reads their
-    descriptions; std: standard deviation of its output at initialization."""
+    """Embeds the numbers of problems or instructions, (...) -> (..., hidden),
+    or reads their descriptions; std: of what it gives at initialization."""
     if task.forms[what] != "one-hot":
         return task.reader(what, hidden, std)
     embedding = nn.Embedding(count, hidden)
@@ -453,7 +453,7 @@ def q_loss(policy, target, tau, reward, args, z=None):
 class ReplayBuffer:
     """The latest trials. Not in the paper: they are drawn in proportion to
     |TD error| ** args.q_learning.priority, where a trial's TD error is the root
-    of its summed squares (Schaul et al., 2016, without their weights)."""
+    of its Q losses (Schaul et al., 2016, without their weights)."""
 
     def __init__(self, size):
         self.size, self.added, self.taus = size, 0, ({}, {})

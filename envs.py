@@ -8,9 +8,8 @@ with its own instruction (Liu et al., ICML 2021, arXiv 2008.02790):
     batch, reward, done, truncated, info = task.step(actions)  # until all done
     batch, info = task.execute()  # the next episode in the same problems
 
-`batch` has the `observation` (tokens or a frame), the `instruction` (tokens, or
-the number of what is described; the last means "none"), and the `reward`, 0
-where the setting hides it.
+`batch`: `observation` (tokens or a frame), `instruction` (its tokens or number;
+the last means "none") and `reward` (0 where the setting hides it).
 """
 
 from functools import partial
@@ -22,12 +21,12 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.vector.utils import batch_space
 
-# Whether rewards are observed, and returned by `step`: exploring, executing
+# Exploring, executing: is the reward in `batch`, is it returned by `step`?
 SETTINGS = {
     "imrl": [(0, 0), (0, 1)],  # exploring, there is no instruction
     "imrl-rewards": [(1, 0), (0, 1)],  # exploring has an instruction of its own
     "standard": [(1, 0), (1, 1)],  # the goal is a part of the problem
-    "online": [(0, 1), (0, 1)],  # the first execution explores, and counts
+    "online": [(0, 1), (0, 1)],  # the first execution is begun by `explore`
 }
 # How problems and instructions are described; the last, of problems only
 FORMS = "one-hot", "words", "picture", "attributes"
@@ -54,8 +53,8 @@ class Task(gymnasium.vector.VectorEnv):
     test_problems, test_instructions = [], []  # empty: train and test on all
     exhaustive = True  # deterministic: one trial of each pair is an exact test
     attributes = None  # of each problem, (problems, K) whole numbers
-    num_told = 0  # how many of them, from the first, can be told in advance
-    tell = None  # how many to tell, (N,); None: drawn from 0 to told
+    num_told = 0  # the first so many of them can be told in advance
+    tell = None  # how many to tell in each copy, (N,); None: 0 to told, drawn
     done = None
 
     def __init__(
@@ -65,9 +64,8 @@ class Task(gymnasium.vector.VectorEnv):
         self.forms = {"problem_id": problem_id, "instruction": instruction}
         given = {"split": split, "setting": setting, "told": told} | self.forms
         allowed = ("train", "test"), SETTINGS, range(self.num_told + 1)
-        for (name, x), choice in zip(
-            given.items(), (*allowed, FORMS, FORMS[:3])
-        ):
+        allowed += FORMS, FORMS[:3]
+        for (name, x), choice in zip(given.items(), allowed):
             if x not in choice:
                 raise ValueError(f"{name}: one of {[*choice]}, not {x!r}")
         self.num_envs, self.split, self.told = num_envs, split, told
@@ -91,16 +89,14 @@ class Task(gymnasium.vector.VectorEnv):
         offers[:, :-1] = self.offers
         self.offers = {"train": offers & ~new, "test": offers}
 
-        self.asks = self.tokens  # what a batch shows of each instruction
-        if instruction != "one-hot":
-            self.asks = np.arange(len(self.tokens))[:, None]
+        numbers = np.arange(len(self.tokens))[:, None]
+        self.asks = self.tokens if instruction == "one-hot" else numbers
         self.hints = np.empty((num_envs, 0), int)  # or (N, num_told)
         if told:  # one more value each, for "not told"
             sizes = self.attributes[:, : self.num_told].max(0) + 2
             self.space = MultiDiscrete([*self.space.nvec, *sizes])
-        asks = MultiDiscrete(self.asks.max(0) + 1)
-        reward = Box(-2, 1, (), np.float32)
-        space = Dict(observation=self.space, instruction=asks, reward=reward)
+        space = Dict(observation=self.space, reward=Box(-2, 1, ()))
+        space["instruction"] = MultiDiscrete(self.asks.max(0) + 1)
         self.single_observation_space = space
         self.observation_space = batch_space(space, num_envs)
         self.single_action_space = Discrete(len(self.actions))
@@ -157,7 +153,7 @@ class Task(gymnasium.vector.VectorEnv):
         fits = whole.dtype.kind in "iu" and whole.shape in ((), (n,))
         if not fits or whole.min() < low or whole.max() >= size:
             raise ValueError(f"{name}: {n} of {low} to {size - 1}, not {value}")
-        return np.broadcast_to(whole, n).copy()
+        return np.full(n, whole, int)
 
     def _choose(self, allowed):
         """(N, K) booleans -> one true column of each row, uniformly."""
@@ -206,8 +202,7 @@ class Task(gymnasium.vector.VectorEnv):
         return after, reward * (goal >= 0), done | (t + 1 >= self.max_steps)
 
     def look(self):
-        seen = self.sense(self.mu, self.state), self.hints
-        self.observation = np.column_stack(seen)
+        self.observation = np.c_[self.sense(self.mu, self.state), self.hints]
 
     def picture(self, k):
         """RGB of what the k-th copy is like now, (H, W, 3)."""
@@ -266,7 +261,7 @@ class Coupling(Task):
         shown, explores = state.T
         asks = (explores == 1) & (action == len(self.actions) - 1)
         after = np.column_stack([np.where(asks, mu, shown), explores])
-        return after, 1.0 * (action == mu), True
+        return after, 1.0 * (action == mu), action >= 0
 
     def sense(self, mu, state):
         return state[:, :1]
@@ -278,7 +273,7 @@ class Coupling(Task):
 class Bus(Task):
     """9 x 9 cells; the problem is which stops are joined by a bus.
 
-    State: x, y. With `show_id`, every observation shows the problem.
+    State: x, y. With `show_id`, all cells show the problem; in `map`, one.
     """
 
     actions = ("left", "up", "right", "down", "ride", "end")
@@ -286,7 +281,8 @@ class Bus(Task):
     # Of 4 useful and 4 useless buses; the problem permutes their outer stops.
     inner = (4, 5), (5, 4), (3, 4), (4, 3), (5, 5), (3, 3), (3, 5), (5, 3)
     outer = (0, 1), (0, 7), (8, 1), (8, 7), (0, 4), (4, 0), (8, 4), (4, 8)
-    num_problems, num_buses, has_map, num_told = 24, 4, False, 4
+    attributes = np.array([*permutations(range(4))])  # each bus's outer stop
+    num_problems, has_map, num_told = 24, False, 4
     state_sizes, finds = (9, 9), ["useful_buses", "useless_buses"]
     instructions = [[0], [1], [2], [3]]
     names = ["(0, 0)", "(8, 8)", "(0, 8)", "(8, 0)"]
@@ -294,13 +290,8 @@ class Bus(Task):
     def __init__(self, show_id=False, **kwargs):
         self.shows = np.full((9, 9), show_id)
         self.shows[7, 3] |= self.has_map
-        orders = np.array([*permutations(range(4))])
-        self.bus = np.full((self.num_problems, 9, 9), -1)  # that stops there
-        self.ride = np.moveaxis(np.indices((9, 9)), 0, 2)  # to where
-        self.ride = np.tile(self.ride, (self.num_problems, 1, 1, 1))
-        problems, n = np.arange(self.num_problems), self.num_problems // 24
-        order = np.hstack([orders[problems // n], orders[problems % n] + 4])
-        self.attributes = order[:, : self.num_buses]  # each bus's outer stop
+        self.bus = np.full((self.num_problems, 9, 9), -1)  # that stops at x, y
+        self.ride = np.stack(np.indices(self.bus.shape)[1:], -1)  # to where
         for (mu, bus), to in np.ndenumerate(self.attributes):
             a, b = self.inner[bus], self.outer[to]
             self.bus[mu][a] = self.bus[mu][b] = bus
@@ -340,7 +331,9 @@ class Map(Bus):
 class DistractingBus(Bus):
     """Four more buses that are of no use; 523 of 576 problems are held out."""
 
-    num_problems, num_buses = 24 * 24, 8
+    orders = product(permutations(range(4)), permutations(range(4, 8)))
+    attributes = np.array([useful + useless for useful, useless in orders])
+    num_problems = 24 * 24
     test_problems = [p for p in range(24 * 24) if p % 11]
 
 
@@ -411,10 +404,9 @@ def make(env, num_envs=1, split="train", setting="imrl", num_actions=8, **more):
     """N copies of a task. Only sign-nav needs OpenGL: loaded when asked for."""
     if env not in TASKS:
         raise ValueError(f"env: one of {[*TASKS]}, not {env!r}")
-    options = {"num_envs": num_envs, "split": split, "setting": setting} | more
     if env == "coupling":
-        options["num_actions"] = num_actions
-    return TASKS[env](**options)
+        more["num_actions"] = num_actions
+    return TASKS[env](num_envs=num_envs, split=split, setting=setting, **more)
 
 
 def meta_test(play, env, setting, executions=0, final=False, **options):
@@ -423,48 +415,42 @@ def meta_test(play, env, setting, executions=0, final=False, **options):
     `play(task, problems, instructions)` plays a trial in each copy and returns
     the last `info` of each episode; instructions are (N,) for each episode, or
     None for an exploration without. K executions count (0: one, or four where
-    `online`), each with another instruction. Each test pair is tried once where
-    that is exact; otherwise there are 102 trials, 504 if `final`. Where N
+    `online`), each with the next instruction. Where one trial of each test pair
+    is exact, there are no others; else there are 102, 504 if `final`. Where N
     attributes may be told, each pair is tried with 0 to N of them told.
     """
     K = executions or (4 if setting == "online" else 1)
     explores = [] if setting == "online" else [None]
-    options |= {"split": "test", "setting": setting}
-    one = make(env, 1, **options)
+    one = make(env, 1, "test", setting, **options)
     pairs = one.pairs()
     if one.test_instructions:
         pairs = np.concatenate([pairs, one.pairs("train")])
-    if not one.exhaustive:
-        pairs = np.tile(pairs, ((504 if final else 102) // len(pairs), 1))
-    tell = np.arange(one.told + 1).repeat(len(pairs))
-    pairs = np.tile(pairs, (one.told + 1, 1))
-    problem, instruction = pairs.T
+    trials = 504 if final else 102
+    times = 1 if one.exhaustive else max(1, trials // len(pairs))
+    tell = np.arange(one.told + 1).repeat(times * len(pairs))
+    problem, instruction = np.tile(pairs.T, times * (one.told + 1))
     # The k-th execution has the k-th next instruction of its problem.
     asked = np.tile(instruction, (K, 1))
     for p, k in product(np.unique(problem), range(K)):
         asked[k, problem == p] = np.roll(instruction[problem == p], -k)
-    task = make(env, len(pairs), **options)
+    task = make(env, len(problem), "test", setting, **options)
     task.reset(seed=0)
     task.tell = tell
     infos = play(task, problem, explores + [*asked])
 
     everywhere = np.array([info["return"] for info in infos[-K:]])  # (K, P)
     test = np.isin(problem, one.problems["test"])
-    returns = everywhere[:, test]
-    error = returns.mean(0).std() / returns.shape[1] ** 0.5
+    returns, steps = everywhere[:, test], infos[0]["steps"][test]
     # With rewards in exploration, its instruction is drawn.
     exact = one.exhaustive and setting != "imrl-rewards" and not one.told
-    row = {
-        "test_return": returns.mean(),
-        "test_return_se": 0.0 if exact else error,
-        "optimal_return": one.optimal_return(*one.pairs().T).mean(),
-        "exploration_steps": infos[0]["steps"][test].mean(),
-    }
+    error = 0.0 if exact else returns.mean(0).std() / returns.shape[1] ** 0.5
+    row = {"test_return": returns.mean(), "test_return_se": error}
+    row["optimal_return"] = one.optimal_return(*one.pairs().T).mean()
+    row["exploration_steps"] = steps.mean()
     for n in range(one.told + 1 if one.told else 0):
         of_n = tell[test] == n
         row[f"test_return_told_{n}"] = returns[:, of_n].mean()
-        steps = infos[0]["steps"][test][of_n]
-        row[f"exploration_steps_told_{n}"] = steps.mean()
+        row[f"exploration_steps_told_{n}"] = steps[of_n].mean()
     if K > 1:
         row |= {f"test_return_{k + 1}": x.mean() for k, x in enumerate(returns)}
     for name in one.finds:
@@ -491,8 +477,7 @@ class Single(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.task.np_random = self.np_random
-        return tuple(map(first, self.task.reset(options=options)))
+        return tuple(map(first, self.task.reset(seed=seed, options=options)))
 
     def step(self, action):
         if self.task.done is not None and self.task.done[0]:

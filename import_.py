@@ -10,13 +10,15 @@ tau_exec, each with an instruction i. What learns:
 
     h(mu)             an embedding of the id, which a half of training acts on
     h(tau_:t)         one of the whole trial so far, for the other half and for
-                      testing; loss: |h(tau_:t) - h(mu)|^2, not for h(mu)
+                      testing; loss: |h(tau_:t) - h(mu)|^2, which does not
+                      teach h(mu)
     pi(a|s,i,h)       both episodes; Q-learning on the task reward of execution,
                       without discount while it explores
 
 Exploring is only rewarded by what execution earns later, as in RL^2 (rl2.py).
+"Not in the paper" means that of DREAM, of which this is a baseline (dream.py).
 
-    python import_.py --env map    # 0.80 of 0.80, 3 minutes
+    python import_.py --env map    # return 0.80 of 0.80, 3 minutes
 """
 
 import contextlib
@@ -62,8 +64,8 @@ class TaskArgs:
     env: Literal[tuple(envs.TASKS)] = "map"  # the task
     setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
     num_actions: int = 8  # number of actions of the task coupling
-    problem_id: Literal[envs.FORMS] = "one-hot"  # how f is told which mu it is
-    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # how it is described
+    problem_id: Literal[envs.FORMS] = "one-hot"  # how mu is told in training
+    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # how i is described
     told: int = 0  # at most this many attributes of mu are shown, at random
 
     def name(self):
@@ -208,8 +210,8 @@ class Memory(nn.Module):
 
 
 def reader(task, what, count, hidden, std):
-    """What embeds the numbers of problems or instructions, or reads their
-    descriptions; std: standard deviation of its output at initialization."""
+    """Embeds the numbers of problems or instructions, (...) -> (..., hidden),
+    or reads their descriptions; std: of what it gives at initialization."""
     if task.forms[what] != "one-hot":
         return task.reader(what, hidden, std)
     embedding = nn.Embedding(count, hidden)
@@ -269,8 +271,8 @@ class Agent(nn.Module):
         return self.head(torch.cat([h, s], 2), tau["instruction"])
 
     def forward(self, tau, mu, knows_mu, state=None, carried=None):
-        """Q (B, T, A) at each step, and the state. An episode's first step has
-        none: it starts from what is carried over from the episodes before."""
+        """Q (B, T, A) at each step, and the state. At an episode's first step,
+        which has none, it is carried over from the end of the one before."""
         h_tau, s, state = self.embed(tau, state or carried)
         return self.q(tau, s, h_tau, mu, knows_mu), state
 
@@ -299,6 +301,7 @@ def join(tau_exp, tau_exec):
         if name == "reward":
             both = [nn.functional.pad(x, (0, 1)) for x in both]
         both = torch.cat(both, 1).flatten(0, 1)
+        # both[rows], but several times as fast
         tau[name] = both.index_select(0, rows.flatten()).unflatten(
             0, rows.shape
         )
@@ -331,9 +334,9 @@ def q_losses(q, target_q, tau, args):
     # greedy play is worth: Watkins cuts it off, Peng does not.
     keep = (action == greedy) | (not args.q_learning.cut_traces)
     trace = args.q_learning.q_lambda * keep
-    # Exploration earns what the task pays for it, where it counts, and at its
-    # end what execution is then worth. A discount on the way there would reward
-    # cutting it short.
+    # Exploration earns what the task pays for it, if the setting has it paid,
+    # and at its end what execution is then worth. A discount on the way there
+    # would reward cutting it short.
     trace = torch.where(t == explored, 1.0, trace)
     gamma = torch.where(t <= explored, 1.0, args.q_learning.gamma)
     returns = lambda_returns(tau["reward"][:, :-1], value, trace, gamma)
@@ -350,14 +353,14 @@ def losses(agent, target, tau_exp, tau_exec, args):
     """What B replayed trials teach, {name: (B,)}."""
     tau = join(tau_exp, tau_exec)
     mu, knows_mu = tau_exp["mu"], tau_exp["knows_mu"]
-    h_tau, s, _ = agent.embed(tau)  # (B, L, hidden)
+    h_tau, s, _ = agent.embed(tau)  # (B, L + 1, hidden)
     q = agent.q(tau, s, h_tau, mu, knows_mu)
     with torch.no_grad():
         target_q, _ = target(tau, mu, knows_mu)
     loss = q_losses(q, target_q, tau, args)
 
     # At every step of every trial, h(tau_:t) imitates h(mu); not vice versa.
-    gap = ((h_tau - agent.h_mu(mu).detach()[:, None]) ** 2).sum(2)  # (B, L)
+    gap = ((h_tau - agent.h_mu(mu).detach()[:, None]) ** 2).sum(2)  # (B, L + 1)
     gap = (gap * valid(tau["length"], gap.shape[1])).sum(1)
     mean_length = tau["length"].float().mean()
     return loss | {"embedding": args.import_.pull_coef * gap / mean_length}
@@ -378,7 +381,8 @@ def remember(memory, tau, state):
 @torch.no_grad()
 def trial(agent, args, task, mu, instructions, knows_mu, epsilons):
     """Play N trials in problems mu (N,): one exploration, then an execution for
-    each of instructions[1:], (N,) each. What is None is drawn by the task.
+    each of instructions[1:], (N,) each; [0] is that of exploration, where it
+    has any. What is None is drawn by the task.
     h is of mu where knows_mu (N,), in training, and else of tau; epsilons are
     the shares of random actions in exploration and in execution. Returns
     tau_exp, [tau_exec, ...], and the last info of each episode."""
@@ -446,7 +450,7 @@ def act(policy, task, start, epsilon, args):
 class ReplayBuffer:
     """The latest trials. Not in the paper: they are drawn in proportion to
     |TD error| ** args.q_learning.priority, where a trial's TD error is the root
-    of its summed squares (Schaul et al., 2016, without their weights)."""
+    of its Q losses (Schaul et al., 2016, without their weights)."""
 
     def __init__(self, size):
         self.size, self.added, self.taus = size, 0, ({}, {})
@@ -554,12 +558,11 @@ def train(args, bar):
     # Not in the paper: a running average gives the targets, and is what is
     # tested and saved.
     target = copy.deepcopy(agent).requires_grad_(False)
-    h_mu = [*agent.h_mu.parameters()]
-    named = agent.named_parameters()
-    others = [p for name, p in named if not name.startswith("h_mu.")]
-    # As f in dream.py: weight decay would pull all problems together.
-    groups = [{"params": others, "weight_decay": q.weight_decay}]
-    groups += [{"params": h_mu, "weight_decay": 0.0}]
+    # Not in the paper: weight decay, but of h(mu), where it would pull all
+    # problems together.
+    others = nn.ModuleList([agent.memory, agent.h_tau, agent.head])
+    groups = [{"params": others.parameters(), "weight_decay": q.weight_decay}]
+    groups += [{"params": agent.h_mu.parameters(), "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, q.learning_rate, fused=True)
     # Not in the paper: each copy has its own epsilon, from 1 to the least.
     epsilon = q.min_epsilon ** torch.linspace(1, 0, n)

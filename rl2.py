@@ -13,9 +13,10 @@ i. One network learns:
                       execution, without discount while it explores
 
 Exploring is only rewarded by what execution earns later: the two have to be
-learned together. That is what DREAM (dream.py) avoids.
+learned together. That is what DREAM (dream.py) avoids, of whose paper (Liu et
+al., 2021) this is a baseline; "not in the paper" means that one.
 
-    python rl2.py --env map    # 0.32 of 0.80: it walks; 4 minutes
+    python rl2.py --env map    # return 0.32 of 0.80: it walks; 4 minutes
 """
 
 import contextlib
@@ -61,8 +62,8 @@ class TaskArgs:
     env: Literal[tuple(envs.TASKS)] = "map"  # the task
     setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
     num_actions: int = 8  # number of actions of the task coupling
-    problem_id: Literal[envs.FORMS] = "one-hot"  # how f is told which mu it is
-    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # how it is described
+    problem_id: Literal[envs.FORMS] = "one-hot"  # how mu is told in training
+    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # how i is described
     told: int = 0  # at most this many attributes of mu are shown, at random
 
     def name(self):
@@ -119,9 +120,7 @@ DEFAULTS = {  # where they are not those above
     "bus": {"total_steps": 800_000},
     "coupling": {"total_steps": 8_000},
     "distracting-bus": {"total_steps": 1_000_000},
-    "cooking": {
-        "total_steps": 2_500_000, "weight_decay": 0.1,
-    },
+    "cooking": {"total_steps": 2_500_000, "weight_decay": 0.1},
     "sign-nav": {
         "total_steps": 1_000_000,
         "gamma": 0.97, "q_lambda": 0.7, "cut_traces": False, "batch_size": 32,
@@ -200,8 +199,8 @@ class Memory(nn.Module):
 
 
 def reader(task, what, count, hidden, std):
-    """What embeds the numbers of problems or instructions, or reads their
-    descriptions; std: standard deviation of its output at initialization."""
+    """Embeds the numbers of problems or instructions, (...) -> (..., hidden),
+    or reads their descriptions; std: of what it gives at initialization."""
     if task.forms[what] != "one-hot":
         return task.reader(what, hidden, std)
     embedding = nn.Embedding(count, hidden)
@@ -250,8 +249,8 @@ class Agent(nn.Module):
         self.head = QHead(2 * hidden, task, hidden)
 
     def forward(self, tau, state=None, carried=None):
-        """Q (B, T, A) at each step, and the state. An episode's first step has
-        none: it starts from what is carried over from the episodes before."""
+        """Q (B, T, A) at each step, and the state. At an episode's first step,
+        which has none, it is carried over from the end of the one before."""
         x, state = self.memory(tau, state or carried)
         return self.head(x, tau["instruction"]), state
 
@@ -279,6 +278,7 @@ def join(tau_exp, tau_exec):
         if name == "reward":
             both = [nn.functional.pad(x, (0, 1)) for x in both]
         both = torch.cat(both, 1).flatten(0, 1)
+        # both[rows], but several times as fast
         tau[name] = both.index_select(0, rows.flatten()).unflatten(
             0, rows.shape
         )
@@ -311,9 +311,9 @@ def q_losses(q, target_q, tau, args):
     # greedy play is worth: Watkins cuts it off, Peng does not.
     keep = (action == greedy) | (not args.q_learning.cut_traces)
     trace = args.q_learning.q_lambda * keep
-    # Exploration earns what the task pays for it, where it counts, and at its
-    # end what execution is then worth. A discount on the way there would reward
-    # cutting it short.
+    # Exploration earns what the task pays for it, if the setting has it paid,
+    # and at its end what execution is then worth. A discount on the way there
+    # would reward cutting it short.
     trace = torch.where(t == explored, 1.0, trace)
     gamma = torch.where(t <= explored, 1.0, args.q_learning.gamma)
     returns = lambda_returns(tau["reward"][:, :-1], value, trace, gamma)
@@ -350,7 +350,8 @@ def remember(memory, tau, state):
 @torch.no_grad()
 def trial(agent, args, task, mu, instructions, epsilons):
     """Play N trials in problems mu (N,): one exploration, then an execution for
-    each of instructions[1:], (N,) each. What is None is drawn by the task.
+    each of instructions[1:], (N,) each; [0] is that of exploration, where it
+    has any. What is None is drawn by the task.
     epsilons are the shares of random actions in exploration and in execution.
     Returns tau_exp, [tau_exec, ...], and the last info of each episode."""
     start = task.explore(mu, instructions[0])
@@ -415,7 +416,7 @@ def act(policy, task, start, epsilon, args):
 class ReplayBuffer:
     """The latest trials. Not in the paper: they are drawn in proportion to
     |TD error| ** args.q_learning.priority, where a trial's TD error is the root
-    of its summed squares (Schaul et al., 2016, without their weights)."""
+    of its Q losses (Schaul et al., 2016, without their weights)."""
 
     def __init__(self, size):
         self.size, self.added, self.taus = size, 0, ({}, {})

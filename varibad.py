@@ -17,8 +17,9 @@ i. What learns:
                       while it explores; this does not teach the encoder
 
 Exploring is only rewarded by what execution earns later, as in RL^2 (rl2.py).
+"Not in the paper" means that of DREAM, of which this is a baseline (dream.py).
 
-    python varibad.py --env map    # 0.41 of 0.80, in seven minutes
+    python varibad.py --env map    # return 0.41 of 0.80, seven minutes
 """
 
 import contextlib
@@ -64,8 +65,8 @@ class TaskArgs:
     env: Literal[tuple(envs.TASKS)] = "map"  # the task
     setting: Literal[tuple(envs.SETTINGS)] = "imrl"  # what a trial is: envs.py
     num_actions: int = 8  # number of actions of the task coupling
-    problem_id: Literal[envs.FORMS] = "one-hot"  # how f is told which mu it is
-    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # how it is described
+    problem_id: Literal[envs.FORMS] = "one-hot"  # how mu is told in training
+    instruction: Literal[envs.FORMS[:3]] = "one-hot"  # how i is described
     told: int = 0  # at most this many attributes of mu are shown, at random
 
     def name(self):
@@ -130,9 +131,7 @@ DEFAULTS = {  # where they are not those above
     "bus": {"total_steps": 800_000},
     "coupling": {"total_steps": 8_000, "kl_coef": 4e-4},
     "distracting-bus": {"total_steps": 1_000_000},
-    "cooking": {
-        "total_steps": 2_500_000, "weight_decay": 0.1,
-    },
+    "cooking": {"total_steps": 2_500_000, "weight_decay": 0.1},
     "sign-nav": {
         "total_steps": 1_000_000,
         "gamma": 0.97, "q_lambda": 0.7, "cut_traces": False, "batch_size": 32,
@@ -211,8 +210,8 @@ class Memory(nn.Module):
 
 
 def reader(task, what, count, hidden, std):
-    """What embeds the numbers of problems or instructions, or reads their
-    descriptions; std: standard deviation of its output at initialization."""
+    """Embeds the numbers of problems or instructions, (...) -> (..., hidden),
+    or reads their descriptions; std: of what it gives at initialization."""
     if task.forms[what] != "one-hot":
         return task.reader(what, hidden, std)
     embedding = nn.Embedding(count, hidden)
@@ -305,8 +304,8 @@ class Agent(nn.Module):
         return self.head(torch.cat([known, 0.2 * s], 2), tau["instruction"])
 
     def forward(self, tau, state=None, carried=None):
-        """Q (B, T, A) at each step, and the state. An episode's first step has
-        none: it starts from what is carried over from the episodes before."""
+        """Q (B, T, A) at each step, and the state. At an episode's first step,
+        which has none, it is carried over from the end of the one before."""
         belief, state = self.believe(tau, state or carried)
         return self.q(tau, belief), state
 
@@ -336,6 +335,7 @@ def join(tau_exp, tau_exec):
         if name == "reward":
             both = [nn.functional.pad(x, (0, 1)) for x in both]
         both = torch.cat(both, 1).flatten(0, 1)
+        # both[rows], but several times as fast
         tau[name] = both.index_select(0, rows.flatten()).unflatten(
             0, rows.shape
         )
@@ -368,9 +368,9 @@ def q_losses(q, target_q, tau, args):
     # greedy play is worth: Watkins cuts it off, Peng does not.
     keep = (action == greedy) | (not args.q_learning.cut_traces)
     trace = args.q_learning.q_lambda * keep
-    # Exploration earns what the task pays for it, where it counts, and at its
-    # end what execution is then worth. A discount on the way there would reward
-    # cutting it short.
+    # Exploration earns what the task pays for it, if the setting has it paid,
+    # and at its end what execution is then worth. A discount on the way there
+    # would reward cutting it short.
     trace = torch.where(t == explored, 1.0, trace)
     gamma = torch.where(t <= explored, 1.0, args.q_learning.gamma)
     returns = lambda_returns(tau["reward"][:, :-1], value, trace, gamma)
@@ -420,15 +420,15 @@ def decoding_error(agent, m, tau):
 def losses(agent, target, tau_exp, tau_exec, args):
     """What B replayed trials teach, {name: (B,)}."""
     tau = join(tau_exp, tau_exec)
-    belief, _ = agent.believe(tau)  # (B, L, 2 M)
+    belief, _ = agent.believe(tau)  # (B, L + 1, 2 M)
     q = agent.q(tau, belief)
     with torch.no_grad():
         target_q, _ = target(tau)
     loss = q_losses(q, target_q, tau, args)
 
     # Each posterior against the one before, the first against Normal(0, I)
-    B, L = belief.shape[:2]
-    seen = valid(tau["length"], L)
+    B, steps = belief.shape[:2]
+    seen = valid(tau["length"], steps)
     old = torch.cat([torch.zeros_like(belief[:, :1]), belief[:, :-1]], 1)
     kl = (divergence(belief, old) * seen).sum(1) / seen.sum(1)
 
@@ -457,7 +457,8 @@ def remember(memory, tau, state):
 @torch.no_grad()
 def trial(agent, args, task, mu, instructions, epsilons):
     """Play N trials in problems mu (N,): one exploration, then an execution for
-    each of instructions[1:], (N,) each. What is None is drawn by the task.
+    each of instructions[1:], (N,) each; [0] is that of exploration, where it
+    has any. What is None is drawn by the task.
     epsilons are the shares of random actions in exploration and in execution.
     Returns tau_exp, [tau_exec, ...], and the last info of each episode."""
     start = task.explore(mu, instructions[0])
@@ -522,7 +523,7 @@ def act(policy, task, start, epsilon, args):
 class ReplayBuffer:
     """The latest trials. Not in the paper: they are drawn in proportion to
     |TD error| ** args.q_learning.priority, where a trial's TD error is the root
-    of its summed squares (Schaul et al., 2016, without their weights)."""
+    of its Q losses (Schaul et al., 2016, without their weights)."""
 
     def __init__(self, size):
         self.size, self.added, self.taus = size, 0, ({}, {})

@@ -1,11 +1,11 @@
 """Trains DREAM without one of its departures from the paper.
 
-    python tests/benchmark_departures.py target --env map --seed 100
+    python tests/benchmark_departures.py heads --env map --seed 100
 
-What follows the name is for dream.py, a changed copy of which is run. Where
-the name has an option, it can be given to dream.py itself. Those that are no
-more than a number are measured with the option of that number. The figures are
-in docs/departures.md.
+What follows the name is for dream.py, a changed copy of which is run. What is
+an option of dream.py is left out by that option. Without a name, the table of
+docs/departures.md is printed, of results/departures/<task>/<name>/<seed>, where
+`dream` is dream.py as it is.
 """
 
 import os
@@ -14,7 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmark_results import steps_to_95  # noqa: E402
+
+import envs  # noqa: E402
+import plot  # noqa: E402
+
+HEAD = "task", "without", "steps to 95 %", "median", "mean over the last tenth"
 WITHOUT = {  # departure: parts of dream.py, and what stands there instead
     "f-start": {
         "task.num_problems, hidden, 0.02)": "task.num_problems, hidden, 1.0)",
@@ -64,8 +73,31 @@ def without(name):
     return text
 
 
+def rows():
+    """Of each task DREAM as it is, then without each departure."""
+    for task in envs.TASKS:
+        folders = (ROOT / "results/departures" / task).glob("*/")
+        for folder in sorted(folders, key=lambda x: (x.name != "dream", x)):
+            paths = sorted(folder.glob("*/progress.csv"))
+            seeds = [plot.read_csv(path) for path in paths]
+            steps = [steps_to_95(seed) for seed in seeds]
+            median = np.median(np.nan_to_num(steps, nan=np.inf))
+            ends = plot.last_tenth(seeds)
+            yield [
+                f"`{task}`",
+                "–" if folder.name == "dream" else folder.name,
+                " / ".join("–" if x != x else f"{x:,.0f}" for x in steps),
+                f"{median:,.0f}" if median < np.inf else "–",
+                " / ".join(f"{x:z.2f}" for x in ends),
+            ]
+
+
 def main():
-    name, *words = sys.argv[1:] or ["--help"]
+    if len(sys.argv) == 1:
+        for cells in HEAD, ["---"] * len(HEAD), *rows():
+            print("|", " | ".join(cells), "|")
+        return
+    name, *words = sys.argv[1:]
     if name not in WITHOUT:
         sys.exit(f"{__doc__}\nDepartures: {', '.join(WITHOUT)}")
     with tempfile.TemporaryDirectory() as folder:
