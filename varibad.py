@@ -428,7 +428,7 @@ def losses(agent, target, tau_exp, tau_exec, args):
 
     # Each posterior against the one before, the first against Normal(0, I)
     B, steps = belief.shape[:2]
-    seen = valid(tau["length"], steps)
+    seen = valid(tau["length"] + 1, steps)
     old = torch.cat([torch.zeros_like(belief[:, :1]), belief[:, :-1]], 1)
     kl = (divergence(belief, old) * seen).sum(1) / seen.sum(1)
 

@@ -504,7 +504,7 @@ def test_import_pulls_the_trial_towards_the_id(start):
     taus, steps = (tau_exp, tau_exec), 0
     for b in range(len(tau_exp["mu"])):
         exp, exe = unroll(agent.memory, taus, b)
-        x = torch.cat([exp, exe[:-1]])  # all at which it acts, and one end
+        x = torch.cat([exp, exe])  # all at which it acts, and one end
         steps += len(x)
         h = agent.h_tau(x[:, :16])
         gap = ((h - agent.h_mu.weight[tau_exp["mu"][b]]) ** 2).sum()
@@ -573,7 +573,7 @@ def test_varibad_elbo(start, monkeypatch):
     for b in range(B):
         exp, exe = unroll(agent.believe, (tau_exp, tau_exec), b)
         old, total = Normal(torch.zeros(8), 1.0), 0.0
-        posteriors = torch.cat([exp, exe[:-1]])
+        posteriors = torch.cat([exp, exe])
         for x in posteriors:
             new = Normal(x[:8], (x[8:] / 2).exp())
             total += kl_divergence(new, old).sum()
@@ -592,7 +592,7 @@ def test_varibad_predicts_from_posteriors_of_all_steps(monkeypatch):
     for b in range(12):
         m = given[0][0]["m"][b]  # (400, 8)
         exp, exe = unroll(agent.believe, (tau_exp, tau_exec), b)
-        means = torch.cat([exp, exe[:-1]])[:, :8]
+        means = torch.cat([exp, exe])[:, :8]
         near = (m[:, None] - means).abs().amax(2) < 1e-5
         assert near.any(1).all() and near.any(0).all()
 
