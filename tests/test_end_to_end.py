@@ -504,7 +504,7 @@ def test_import_pulls_the_trial_towards_the_id(start):
     taus, steps = (tau_exp, tau_exec), 0
     for b in range(len(tau_exp["mu"])):
         exp, exe = unroll(agent.memory, taus, b)
-        x = torch.cat([exp, exe])  # all at which it acts, and one end
+        x = torch.cat([exp, exe[:-1]])  # all at which it acts, and one end
         steps += len(x)
         h = agent.h_tau(x[:, :16])
         gap = ((h - agent.h_mu.weight[tau_exp["mu"][b]]) ** 2).sum()
