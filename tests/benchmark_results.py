@@ -17,10 +17,10 @@ HEAD = "task", "seeds", "last test return", "with the id", "exploration steps"
 HEAD += "environment steps", "steps to 95 % of the optimum"
 
 
-def steps_to_95(rows):
+def steps_to_95(rows, column="env_steps"):
     """Environment steps until the test return is first 95 % of the optimum."""
     enough = rows["test_return"] >= 0.95 * rows["optimal_return"]
-    return rows["env_steps"][enough.argmax()] if enough.any() else np.nan
+    return rows[column][enough.argmax()] if enough.any() else np.nan
 
 
 def row(task):

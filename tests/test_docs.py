@@ -1,5 +1,6 @@
 """The tables of README.md and docs/ are those of the CSVs under results/."""
 
+import benchmark_departures
 import benchmark_descriptions
 import benchmark_results
 
@@ -27,6 +28,13 @@ def test_tables_of_all_methods(capsys):
 
 def test_the_table_of_seeds():
     assert {*benchmark_results.table()} <= {*lines("docs/results.md")}
+
+
+def test_the_table_of_departures(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark_departures.py"])
+    benchmark_departures.main()
+    printed = capsys.readouterr().out.strip().split("\n")
+    assert {*printed} <= {*lines("docs/departures.md")}
 
 
 def test_tables_of_descriptions(capsys, monkeypatch):
