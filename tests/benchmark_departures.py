@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmark_results import steps_to_95  # noqa: E402
+from benchmark_results import each, steps_to_95  # noqa: E402
 
 import envs  # noqa: E402
 import plot  # noqa: E402
@@ -69,11 +69,6 @@ def without(name):
         assert text.count(old) == 1, f"dream.py has changed: {old}"
         text = text.replace(old, new)
     return text
-
-
-def each(values, form):
-    """Those of the seeds, where they are known."""
-    return " / ".join("–" if x != x else f"{x:{form}}" for x in values)
 
 
 def rows():

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmark_results import steps_to_95  # noqa: E402
+from benchmark_results import each, steps_to_95  # noqa: E402
 
 import plot  # noqa: E402
 
@@ -26,10 +26,6 @@ def runs(name):
 
 def row(*cells):
     print("|", " | ".join(cells), "|")
-
-
-def each(values, form=".3f"):
-    return " / ".join(f"{x:{form}}" for x in values)
 
 
 def of_forms(env):

@@ -18,9 +18,14 @@ HEAD += "environment steps", "steps to 95 % of the optimum"
 
 
 def steps_to_95(rows, column="env_steps"):
-    """Environment steps until the test return is first 95 % of the optimum."""
+    """Environment steps, or updates, until the test return is first 95 %."""
     enough = rows["test_return"] >= 0.95 * rows["optimal_return"]
     return rows[column][enough.argmax()] if enough.any() else np.nan
+
+
+def each(values, form=".3f"):
+    """Those of the seeds; – where one is not known."""
+    return " / ".join("–" if np.isnan(x) else f"{x:{form}}" for x in values)
 
 
 def row(task):
@@ -29,18 +34,18 @@ def row(task):
     paths = sorted(folder.glob("*/progress.csv"))
     seeds = [plot.read_csv(path) for path in paths]
 
-    def each(column, form):
-        return " / ".join(f"{rows[column][-1]:z{form}}" for rows in seeds)
+    def last(column, form):
+        return each((rows[column][-1] for rows in seeds), "z" + form)
 
     learned = [steps_to_95(rows) for rows in seeds]
     return seeds and [
         f"`{task}`",
         ", ".join(path.parent.name for path in paths),
-        each("test_return", ".3f"),
-        each("return_with_id", ".2f"),
-        each("exploration_steps", ".1f"),
-        each("env_steps", ",.0f"),
-        " / ".join("–" if np.isnan(x) else f"{x:,.0f}" for x in learned),
+        last("test_return", ".3f"),
+        last("return_with_id", ".2f"),
+        last("exploration_steps", ".1f"),
+        last("env_steps", ",.0f"),
+        each(learned, ",.0f"),
     ]
 
 

@@ -1152,3 +1152,12 @@ def test_a_test_draws_the_same_each_time():
         envs.meta_test(play, "bus", "imrl-rewards")
     assert set(drawn[0]) == {0, 1, 2, 3}
     assert_equal(*drawn)
+
+
+def test_problems_may_be_unsigned():
+    """What they show is whole numbers all the same."""
+    task = envs.make("coupling", 2)
+    task.explore(np.array([3, 4], np.uint64))
+    batch, *_ = task.step([7, 7])
+    assert batch["observation"].tolist() == [[3], [4]]
+    assert batch["observation"].dtype.kind == "i"
