@@ -141,11 +141,12 @@ def test_instructions_in_pictures():
         assert shown == [paint[k // 4], paint[k % 4]]
 
 
-@pytest.mark.parametrize("setting", ["imrl", "standard"])
-@pytest.mark.parametrize("env", GRID)
+@pytest.mark.parametrize(
+    "env, setting",
+    [(env, "imrl") for env in GRID]
+    + [(env, "standard") for env in GRID if env != "cooking"],
+)
 def test_no_two_are_the_same(env, setting):
-    if (env, setting) == ("cooking", "standard"):
-        pytest.skip("goals differ")
     things = [said(env, "problem_id", form, setting=setting) for form in FORMS]
     assert len({len(x) for x in things}) == 1
     if setting == "imrl":

@@ -1013,12 +1013,16 @@ def test_standard_error(setting, K, error):
     assert row["test_return_se"] == pytest.approx(error)
 
 
-def test_standard_error_of_a_random_task(monkeypatch):
+@pytest.mark.parametrize(
+    "env, trials", [("bus", (96, 480)), ("distracting-bus", (2092, 2092))]
+)
+def test_standard_error_of_a_random_task(env, trials, monkeypatch):
+    """Each pair has a trial at least, where there are more than 102 pairs."""
     monkeypatch.setattr(envs.Bus, "exhaustive", False)
-    for final, trials in ((False, 96), (True, 480)):
+    for final in False, True:
         play = Play(lambda p, i, k: 1.0 * (i == 2))
-        row = envs.meta_test(play, "bus", "imrl", final=final)
-        error = (0.25 * 0.75 / trials) ** 0.5
+        row = envs.meta_test(play, env, "imrl", final=final)
+        error = (0.25 * 0.75 / trials[final]) ** 0.5
         assert row["test_return_se"] == pytest.approx(error)
 
 
