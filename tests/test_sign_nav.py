@@ -143,8 +143,8 @@ class Walks:
 
 
 def test_every_object_and_the_sign_can_be_reached_in_time():
-    """From 144 starts; the sign within 5.5 m, where it can be read."""
-    spots = itertools.product((4, 4.5, 5), (4, 4.5, 5), (0, np.pi / 8))
+    """From 64 starts; the sign within 5.5 m, where it can be read."""
+    spots = itertools.product((4, 5), (4, 5), (0, np.pi / 8))
     for x, z, heading in spots:
         starts = np.array([(x, z, heading) + k * TURN for k in range(8)])
         walks = Walks(starts)
@@ -158,7 +158,7 @@ def test_every_object_and_the_sign_can_be_reached_in_time():
 def test_who_does_not_explore_earns_at_most_0_40():
     """Who sees the sign earns 1 if both objects can then be reached in time,
     1/2 if one can; who does not has an even chance of 1 or -1."""
-    task, returns = envs.make("sign-nav", 64), []
+    task, returns = envs.make("sign-nav", 32), []
     task.reset(seed=0)
     for start in task.state:
         walks = Walks(start[None])
