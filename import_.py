@@ -23,7 +23,6 @@ Exploring is only rewarded by what execution earns later, as in RL^2 (rl2.py).
 
 import contextlib
 import copy
-import functools
 import json
 import math
 import sys
@@ -41,7 +40,7 @@ from tqdm import tqdm
 
 import envs
 
-METHOD = Path(__file__).stem.strip("_")
+METHOD = "import"
 
 
 # --- 1. Arguments -------------------------------------------------------------
@@ -99,8 +98,8 @@ class QLearningArgs:
     updates_per_round: int = 8  # updates after each num_envs trials
     buffer_size: int = 16_000  # trials in the replay buffer
     priority: float = 0.8  # draw trials in proportion to |TD error| ** this
-    min_epsilon: float = 0.15  # the trials side by side have this to 1
-    sticky_prob: float = 0.0  # probability that a random action is repeated
+    min_epsilon: float = 0.15  # share of random actions: 1, then falls to this
+    sticky_prob: float = 0.0  # of repeating a random action, in execution
 
 
 @dataclass
@@ -209,16 +208,6 @@ class Memory(nn.Module):
         return torch.cat([y, plain], 2), (h, c, s[:, -1:].transpose(0, 1))
 
 
-def reader(task, what, count, hidden, std):
-    """Embeds the numbers of problems or instructions, (...) -> (..., hidden),
-    or reads their descriptions; std: of what it gives at initialization."""
-    if task.forms[what] != "one-hot":
-        return task.reader(what, hidden, std)
-    embedding = nn.Embedding(count, hidden)
-    nn.init.normal_(embedding.weight, std=std)
-    return embedding
-
-
 class QHead(nn.Module):
     """Dueling Q-values of what is known, x, under an instruction."""
 
@@ -226,9 +215,11 @@ class QHead(nn.Module):
         super().__init__()
         sizes = task.single_observation_space["instruction"].nvec
         # Small, so that the instruction does not drown x
-        self.instruction = reader(
-            task, "instruction", int(sizes.max()), hidden, std=0.2
-        )
+        if task.forms["instruction"] == "one-hot":
+            self.instruction = nn.Embedding(int(sizes.max()), hidden)
+            nn.init.normal_(self.instruction.weight, std=0.2)
+        else:
+            self.instruction = task.reader("instruction", hidden, std=0.2)
         any_one = torch.zeros(len(sizes), dtype=torch.long)
         parts = len(self.instruction(any_one))  # tokens, words or a picture
         self.attention = nn.Linear(x_size, parts)
@@ -256,7 +247,11 @@ class Agent(nn.Module):
         hidden = args.q_learning.hidden_size
         self.memory = Memory(task, hidden)
         self.h_tau = nn.Linear(hidden, hidden)
-        self.h_mu = reader(task, "problem_id", task.num_problems, hidden, 0.1)
+        if task.forms["problem_id"] == "one-hot":
+            self.h_mu = nn.Embedding(task.num_problems, hidden)
+            nn.init.normal_(self.h_mu.weight, std=0.1)
+        else:
+            self.h_mu = task.reader("problem_id", hidden, std=0.1)
         self.head = QHead(2 * hidden, task, hidden)
 
     def embed(self, tau, state=None):
@@ -388,14 +383,14 @@ def trial(agent, args, task, mu, instructions, knows_mu, epsilons):
     tau_exp, [tau_exec, ...], and the last info of each episode."""
     start = task.explore(mu, instructions[0])
     known = {"mu": torch.tensor(task.problem), "knows_mu": knows_mu}
-    policy = functools.partial(agent, **known)
-    tau_exp, info = act(policy, task, start, epsilons[0], args)
+    tau_exp, info = act(agent, task, start, epsilons[0], **known)
     tau_execs, infos, tau, carried = [], [info], tau_exp, None
+    sticky = args.q_learning.sticky_prob
     for instruction in instructions[1:]:
         start = task.execute(instruction)
         carried = remember(agent.memory, tau, carried)
-        policy = functools.partial(agent, **known, carried=carried)
-        tau, info = act(policy, task, start, epsilons[1], args)
+        given = known | {"carried": carried}
+        tau, info = act(agent, task, start, epsilons[1], sticky, **given)
         tau_execs.append(tau)
         infos.append(info)
     return tau_exp | known, tau_execs, infos
@@ -407,7 +402,7 @@ def valid(length, T):
     return torch.arange(T) < length[:, None]
 
 
-def act(policy, task, start, epsilon, args):
+def act(policy, task, start, epsilon, sticky_prob=0.0, **given):
     """An epsilon-greedy episode tau in each of N copies, and its last info.
 
     `start` is what task.explore or task.execute has returned. Of each step, tau
@@ -427,13 +422,13 @@ def act(policy, task, start, epsilon, args):
     reward, state, drawn = torch.zeros(N, T), None, 0
     for t in range(T):
         step = {name: x[:, t : t + 1] for name, x in tau.items()}
-        q, state = policy(step, state=state)
+        q, state = policy(step, state=state, **given)
         # Not in the paper: a random `end` is drawn again, lest episodes be
         # short; sticky random actions lead farther.
         new, again = torch.randint(A, (2, N))
         if task.actions[-1] == "end":
             new = torch.where(new == A - 1, again, new)
-        sticks = torch.rand(N) < args.q_learning.sticky_prob * (t > 0)
+        sticks = torch.rand(N) < sticky_prob * (t > 0)
         drawn = torch.where(sticks, drawn, new)
         greedy = q[:, 0].argmax(1)
         action = torch.where(torch.rand(N) < epsilon, drawn, greedy)
@@ -564,12 +559,9 @@ def train(args, bar):
     groups = [{"params": others.parameters(), "weight_decay": q.weight_decay}]
     groups += [{"params": agent.h_mu.parameters(), "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, q.learning_rate, fused=True)
-    # Not in the paper: each copy has its own epsilon, from 1 to the least.
-    epsilon = q.min_epsilon ** torch.linspace(1, 0, n)
     buffer, rows, next_test = ReplayBuffer(q.buffer_size), [], 0
     count = {"env_steps": 0, "seconds": 0.0, "trials": 0, "updates": 0}
-    names = "execution", "exploration", "embedding"
-    logged = {f"{name}_loss": math.nan for name in names}
+    logged = {}  # the mean losses of the latest update
 
     parts = {"agent": agent, "target": target, "optimizer": optimizer}
     path, goes_on = run_directory(args)
@@ -605,8 +597,8 @@ def train(args, bar):
             next_test = count["env_steps"] + run.eval_every
             row = count | evaluate(target, args, final) | logged
             rows = [*rows, row]
-            lines = [row.keys(), *(row.values() for row in rows)]
-            lines = [",".join(map(str, line)) for line in lines]
+            lines = [[x.get(name, math.nan) for name in row] for x in rows]
+            lines = [",".join(map(str, line)) for line in [row, *lines]]
             save(path / "progress.csv", "\n".join(lines) + "\n")
             save(path / "config.json", json.dumps(config, indent=1))
             state = {"config": config, "agent": target.state_dict(), "row": row}
@@ -617,10 +609,11 @@ def train(args, bar):
 
         # EXPLORE, EXECUTE
         began = time.perf_counter()
-        epsilons = epsilon, epsilon
+        done = min(2 * count["env_steps"] / total, 1)
+        epsilon = 1 - (1 - q.min_epsilon) * done  # falls in half of the run
         half = torch.rand(n) < 0.5
         tau_exp, (tau_exec,), infos = trial(
-            agent, args, task, None, [None, None], half, epsilons
+            agent, args, task, None, [None, None], half, (epsilon, epsilon)
         )
         buffer.add(tau_exp, tau_exec)
         count["env_steps"] += sum(int(info["steps"].sum()) for info in infos)
@@ -646,23 +639,21 @@ def train(args, bar):
             td_error = (td_error.detach() + 1e-6).sqrt()
             buffer.priority[slots] = td_error**q.priority
             count["updates"] += 1
-        for name, x in loss.items():
-            logged[f"{name}_loss"] = x.mean().item()
+        logged = {f"{name}_loss": x.mean().item() for name, x in loss.items()}
         count["seconds"] += time.perf_counter() - began
         bar.update(min(count["env_steps"], total) - bar.n)
 
 
 def parse():
     """The command line, over the defaults of its task."""
-    style = (tyro.conf.OmitArgPrefixes,)
     # The first pass only finds the task.
-    words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
-    args = Args()
-    args.task.env = tyro.cli(Args, args=words, config=style).task.env
+    args, known = Args(), {"add_help": False, "return_unknown_args": True}
+    args.task.env = tyro.cli(TaskArgs, **known)[0].env
     for name, value in DEFAULTS.get(args.task.env, {}).items():
         for group in vars(args).values():
             if hasattr(group, name):
                 setattr(group, name, value)
+    style = (tyro.conf.OmitArgPrefixes,)
     return tyro.cli(Args, default=args, config=style, description=__doc__)
 
 

@@ -246,12 +246,13 @@ OF_DREAM = {
         ("args.dream.bottleneck_std", "0.0"),
         ("@torch.no_grad()\n", ""),
         ("epsilons[1]", "epsilons[0]"),
+        ("epsilons[1], sticky", "epsilons[1]"),
         ("in instructions[1:]", "in instructions"),
         ("task.execute(instruction)", "task.explore(mu, instruction)"),
         ("[], [info]", "[], []"),
         ("act(agent.pi_exp, task", "act(agent.pi_exec, task"),
         (" | {\"knows_mu\": knows_mu}", ""),
-        ("z=z)", "z=bottleneck(z, args.dream.bottleneck_std)[0])"),
+        ("z=z", "z=bottleneck(z, args.dream.bottleneck_std)[0]"),
     ],
 }  # fmt: skip
 OF_RL2 = {
@@ -336,8 +337,9 @@ OF_RL2 = {
     "trial": [
         ("tau, carried)", "tau, None)"),
         ("agent.memory, tau, ", "agent.memory, tau_exp, "),
-        ("functools.partial(agent, carried=carried)", "agent"),
+        (", carried=carried", ""),
         ("epsilons[1]", "epsilons[0]"),
+        ("epsilons[1], sticky", "epsilons[1]"),
         ("in instructions[1:]", "in instructions"),
         ("        infos.append(info)\n", ""),
     ],

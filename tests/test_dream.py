@@ -332,7 +332,7 @@ def test_a_hand_worked_episode(setting):
     start = task.execute([0, 1] if setting == "imrl" else None)
     walk = 4 * [LEFT] + 4 * [DOWN]
     policy = Scripted([walk, [RIGHT, UP, END] + 5 * [LEFT]])
-    tau, info = dream.act(policy, task, start, 0.0, arguments())
+    tau, info = dream.act(policy, task, start, 0.0)
 
     assert tau["length"].tolist() == [8, 3]
     assert len(policy.shown) == 8, "it must stop once all have ended"
@@ -360,14 +360,13 @@ def test_a_hand_worked_episode(setting):
             assert shown[name].equal(tau[name][:, t : t + 1]), (t, name)
 
 
-def taken(N, T, epsilon, greedy=RIGHT, env="map", **q_learning):
+def taken(N, T, epsilon, *sticky_prob, greedy=RIGHT, env="map"):
     """What N copies do in T steps, (N, T), where `greedy` is greedy."""
     torch.manual_seed(0)
     task = envs.make(env, N)
     task.max_steps, A = T, len(task.actions)
     policy = Scripted([[greedy]] * N, A)
-    args = arguments(**q_learning)
-    tau, _ = dream.act(policy, task, task.explore(), epsilon, args)
+    tau, _ = dream.act(policy, task, task.explore(), epsilon, *sticky_prob)
     valid = dream.valid(tau["length"], T)
     return torch.where(valid, tau["prev_action"][:, 1:], -1)
 
@@ -390,30 +389,23 @@ def test_a_random_end_is_drawn_again():
 
 
 def test_sticky_random_actions():
-    action = taken(4000, 2, 1.0, sticky_prob=0.5)
+    action = taken(4000, 2, 1.0, 0.5)
     assert shares(action[:, 0], 5) == pytest.approx(5 * [0.194], abs=0.02)
     going = action[action[:, 1] >= 0]
     alike = (going[:, 0] == going[:, 1]).float().mean().item()
     assert alike == pytest.approx(0.5 + 0.5 * 0.19, abs=0.03)
     # It sticks to the last random action, also over greedy ones.
-    action = taken(200, 12, 0.5, sticky_prob=1.0)
+    action = taken(200, 12, 0.5, 1.0)
     for row in action:
         assert len({*row.tolist()} - {RIGHT, -1}) <= 1
     assert len({*action.flatten().tolist()} - {-1}) == 6
 
 
-def test_each_copy_has_its_own_epsilon():
-    epsilon = torch.tensor([0.0, 0.25, 1.0]).repeat_interleave(400)
-    action = taken(1200, 10, epsilon, greedy=UP)
-    for k, share in enumerate((0.0, 0.25, 1.0)):
-        part = action[400 * k : 400 * (k + 1)]
-        part = part[part >= 0]
-        random = (part != UP).float().mean().item()
-        assert random == pytest.approx(share * (1 - 35 / 180), abs=0.03)
-
-
-def test_acting_is_greedy_where_epsilon_is_0():
-    assert (taken(100, 5, 0, greedy=DOWN) == DOWN).all()
+@pytest.mark.parametrize("epsilon", [0.0, 0.25, 1.0])
+def test_epsilon_is_the_share_of_random_actions(epsilon):
+    action = taken(400, 10, epsilon, greedy=UP)
+    random = (action[action >= 0] != UP).float().mean().item()
+    assert random == pytest.approx(epsilon * (1 - 35 / 180), abs=0.03)
 
 
 # --- Replay -------------------------------------------------------------------

@@ -436,10 +436,16 @@ def test_what_a_run_plays_and_learns(method, tmp_path, monkeypatch):
     tests = [x for x, _ in played if x["task"].split == "test"]
     assert len(rounds) > 2 and len(tests) > 1
 
-    # Training: each copy has its epsilon
-    epsilon = 0.15 ** torch.linspace(1, 0, 16)
+    # Training: epsilon falls from 1 to 0.15 in half of it
+    steps = 0
+    for x, (_, _, infos) in played:
+        if x["task"].split == "test":
+            continue
+        epsilon = max(1 - 0.85 * steps / 750, 0.15)
+        assert x["epsilons"] == pytest.approx((epsilon, epsilon))
+        steps += sum(info["steps"].sum() for info in infos)
+    assert epsilon == 0.15
     for x in rounds:
-        assert all(x.equal(epsilon) for x in x["epsilons"])
         assert x["mu"] is None and x["instructions"] == [None, None]
     agent, target = (learned[0][0][name] for name in ("agent", "target"))
     assert all(x["agent"] is agent for x in rounds)

@@ -192,7 +192,8 @@ class Scripted:
             f=self.f, g=self.g, pi_exp=self.pi_exp, pi_exec=self.pi_exec
         )
         std = SimpleNamespace(bottleneck_std=0.25)
-        self.args = SimpleNamespace(dream=std)
+        sticky = SimpleNamespace(sticky_prob=0.75)
+        self.args = SimpleNamespace(dream=std, q_learning=sticky)
 
     def bottleneck(self, f, rho):
         assert rho == 0.25, "rho must be the standard deviation of args.dream"
@@ -226,15 +227,17 @@ class Scripted:
         self.calls.append(("execute", instruction))
         return "start", len(self.calls)
 
-    def act(self, policy, task, start, epsilon, args):
-        message = "act must be given task and args as they are"
-        assert task is self and args is self.args, message
+    def act(self, policy, task, start, epsilon, sticky_prob=0.0, **given):
+        assert task is self, "act must be given the task as it is"
         assert start == ("start", len(self.calls)), (
             "an episode must be acted right after its own beginning"
         )
         episode = len(self.calls) // 2
+        sticks = 0.75 if episode else 0.0
+        message = "random actions must be sticky in execution, and only there"
+        assert sticky_prob == sticks, message
         self.calls.append(("act", epsilon))
-        self.inputs.append(policy({"episode": episode}, state=None)[0])
+        self.inputs.append(policy({"episode": episode}, state=None, **given)[0])
         info = {"problem": np.array(self.problem), "episode": episode}
         return {"episode": episode, "length": ENDS}, info
 

@@ -3,6 +3,8 @@
 A test needs no other function than its own: stand-ins take their place.
 """
 
+from types import SimpleNamespace
+
 import torch
 
 import rl2
@@ -323,6 +325,7 @@ class Scripted:
     """A task, an agent, `act` and `remember`, which say what is done."""
 
     memory = "memory"
+    args = SimpleNamespace(q_learning=SimpleNamespace(sticky_prob=0.75))
 
     def __init__(self, monkeypatch):
         self.calls, self.carried = [], []
@@ -340,14 +343,15 @@ class Scripted:
     def __call__(self, tau, state=None, carried=None):
         self.carried.append(carried)
 
-    def act(self, policy, task, start, epsilon, args):
-        message = "act must be given task and args as they are"
-        assert task is self and args == "args", message
+    def act(self, policy, task, start, epsilon, sticky_prob=0.0, **given):
+        assert task is self, "act must be given the task as it is"
         message = "an episode must be acted right after its own beginning"
         assert start == ("start", len(self.calls)), message
         self.calls.append(("act", epsilon))
-        policy("tau", state=None)
+        policy("tau", state=None, **given)
         k = len(self.carried) - 1
+        message = "random actions must be sticky in execution, and only there"
+        assert sticky_prob == (0.75 if k else 0.0), message
         return {"episode": k}, {"info": k}
 
     def remember(self, memory, tau, state):
@@ -357,7 +361,7 @@ class Scripted:
 
 def test_trial(monkeypatch):
     it, asked = Scripted(monkeypatch), ["none", "a", "b"]
-    tau_exp, tau_execs, infos = rl2.trial(it, "args", it, "mu", asked, (1, 2))
+    tau_exp, tau_execs, infos = rl2.trial(it, it.args, it, "mu", asked, (1, 2))
     message = "it must explore once in mu, then execute each instruction"
     expected = [("explore", "mu", "none"), ("act", 1), ("execute", "a")]
     expected += [("act", 2), ("execute", "b"), ("act", 2)]
@@ -371,7 +375,7 @@ def test_trial(monkeypatch):
 
 def test_trial_carries_its_memory(monkeypatch):
     it = Scripted(monkeypatch)
-    rl2.trial(it, "args", it, None, [None, None, None], (0, 0))
+    rl2.trial(it, it.args, it, None, [None, None, None], (0, 0))
     assert it.carried[0] is None, "exploration starts from nothing"
     message = "an execution must start from the memory of all episodes before"
     assert it.carried[1:] == [[0], [0, 1]], message
@@ -379,6 +383,6 @@ def test_trial_carries_its_memory(monkeypatch):
 
 def test_trial_explores_only(monkeypatch):
     it = Scripted(monkeypatch)
-    _, tau_execs, infos = rl2.trial(it, "args", it, None, [None], (0, 0))
+    _, tau_execs, infos = rl2.trial(it, it.args, it, None, [None], (0, 0))
     message = "without a further instruction: explore only"
     assert tau_execs == [] and len(infos) == 1, message
