@@ -367,13 +367,15 @@ def valid(length, T):
 
 
 def act(policy, task, start, epsilon, sticky_prob=0.0, **given):
-    """An epsilon-greedy episode tau in each of N copies, and its last info.
+    """An epsilon-greedy episode tau in each of N copies, and its last info. A
+    random action is repeated by the next one with sticky_prob.
 
-    `start` is what task.explore or task.execute has returned. Of each step, tau
-    has the observation, the instruction, the action before it and the reward
-    that is observed with it, which may be hidden, (N, T + 1, ...); the reward
-    that Q-learning earns by its action, (N, T); and the length of each episode
-    (N,), after which all is padding."""
+    `start` is what task.explore or task.execute has returned, `given` what the
+    policy is given beside tau. Of each step, tau has the observation, the
+    instruction, the action before it and the reward that is observed with it,
+    which may be hidden, (N, T + 1, ...); the reward that Q-learning earns by
+    its action, (N, T); and the length of each episode (N,), after which all is
+    padding."""
     batch, info = start
     N, T, A = task.num_envs, task.max_steps, len(task.actions)
     tau = {  # (N, T + 1, ...)

@@ -24,7 +24,7 @@ import plot  # noqa: E402
 HEAD = "task", "without", "steps to 95 %", "updates to 95 %", "last tenth"
 WITHOUT = {  # departure: parts of dream.py, and what stands there instead
     "f-start": {
-        "task.num_problems, hidden, 0.02)": "task.num_problems, hidden, 1.0)",
+        "self.f.weight, std=0.02)": "self.f.weight, std=1.0)",
         "args.dream.bottleneck_coef * kl": (
             "args.dream.bottleneck_coef * kl.clamp(min=10)"
         ),
@@ -42,14 +42,6 @@ WITHOUT = {  # departure: parts of dream.py, and what stands there instead
             "mlp(x_size + parts * hidden, *layers"
         ),
         "torch.cat([x, token], 2)": "torch.cat([x, tokens.flatten(2)], 2)",
-    },
-    "own-epsilon": {  # the same for all, falling in the first half of the run
-        "        half = torch.rand(n) < 0.5\n": (
-            '        done = min(2 * count["env_steps"] / total, 1)\n'
-            "        epsilon = torch.tensor(1 - (1 - q.min_epsilon) * done)\n"
-            "        epsilons = epsilon if explore else 1.0, epsilon\n"
-            "        half = torch.rand(n) < 0.5\n"
-        ),
     },
     "end-redrawn": {'if task.actions[-1] == "end":': "if False:"},
     "average": {  # a copy every 50 updates, and the agent itself is tested
