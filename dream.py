@@ -20,7 +20,7 @@ Neither waits for the other: execution has z of f before exploration finds
 anything, and f tells exploration what there is to find. docs/departures.md
 measures what is not in the paper.
 
-    python dream.py --env map  # return 0.80 of 0.80, 3 minutes on one CPU core
+    python dream.py --env map  # return 0.80 of 0.80, 5 minutes on one CPU core
 """
 
 import contextlib
