@@ -437,15 +437,8 @@ def test_coupling_is_learned_from_descriptions(form, other, tmp_path):
 
 
 def test_import_reads_them_too(tmp_path):
-    words = (
-        "--env",
-        "coupling",
-        "--problem-id",
-        "attributes",
-        "--total-steps",
-        3000,
-    )
-    run(import_, *words, "--run-dir", tmp_path)
+    words = "--env", "coupling", "--total-steps", 5000
+    run(import_, *words, "--problem-id", "attributes", "--run-dir", tmp_path)
     assert import_.load_agent(tmp_path)[2]["test_return"] == 1
 
 
