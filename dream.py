@@ -103,8 +103,8 @@ class QLearningArgs:
     updates_per_round: int = 8  # updates after each num_envs trials
     buffer_size: int = 16_000  # trials in the replay buffer
     priority: float = 0.8  # draw trials in proportion to |TD error| ** this
-    min_epsilon: float = 0.15  # share of random actions: 1, then falls to this
-    sticky_prob: float = 0.0  # of repeating a random action, in execution
+    min_epsilon: float = 0.15  # share of random actions falls from 1 to this
+    sticky_prob: float = 0.0  # chance to repeat a random action in execution
 
 
 @dataclass
@@ -213,6 +213,16 @@ class Memory(nn.Module):
         return torch.cat([y, plain], 2), (h, c, s[:, -1:].transpose(0, 1))
 
 
+def reader(task, what, count, hidden, std):
+    """Embeds the numbers of problems or instructions, (...) -> (..., hidden),
+    or reads their descriptions; std: of what it gives at initialization."""
+    if task.forms[what] != "one-hot":
+        return task.reader(what, hidden, std)
+    embedding = nn.Embedding(count, hidden)
+    nn.init.normal_(embedding.weight, std=std)
+    return embedding
+
+
 class QHead(nn.Module):
     """Dueling Q-values of what is known, x, under an instruction."""
 
@@ -220,11 +230,9 @@ class QHead(nn.Module):
         super().__init__()
         sizes = task.single_observation_space["instruction"].nvec
         # Small, so that the instruction does not drown x
-        if task.forms["instruction"] == "one-hot":
-            self.instruction = nn.Embedding(int(sizes.max()), hidden)
-            nn.init.normal_(self.instruction.weight, std=0.2)
-        else:
-            self.instruction = task.reader("instruction", hidden, std=0.2)
+        self.instruction = reader(
+            task, "instruction", int(sizes.max()), hidden, std=0.2
+        )
         any_one = torch.zeros(len(sizes), dtype=torch.long)
         parts = len(self.instruction(any_one))  # tokens, words or a picture
         self.attention = nn.Linear(x_size, parts)
@@ -267,11 +275,7 @@ class Dream(nn.Module):
         super().__init__()
         hidden = args.q_learning.hidden_size
         # Not in the paper: from near zero, z holds only what execution needs.
-        if task.forms["problem_id"] == "one-hot":
-            self.f = nn.Embedding(task.num_problems, hidden)
-            nn.init.normal_(self.f.weight, std=0.02)
-        else:
-            self.f = task.reader("problem_id", hidden, std=0.02)
+        self.f = reader(task, "problem_id", task.num_problems, hidden, 0.02)
         self.decoder = Memory(task, hidden)
         self.decoded = nn.Linear(2 * hidden, hidden)
         self.pi_exec = Policy(task, hidden, z_size=hidden)
@@ -365,7 +369,7 @@ def trial(agent, args, task, mu, instructions, knows_mu, epsilons):
     z = torch.where(knows_mu[:, None], z, z_explored)
 
     tau_execs, infos = [], [info]
-    sticky = args.q_learning.sticky_prob
+    sticky = args.q_learning.sticky_prob  # Not in the paper: see act
     for instruction in instructions[1:]:
         start = task.execute(instruction)
         tau_exec, info = act(
@@ -638,8 +642,8 @@ def train(args, bar):
         # EXPLORE, EXECUTE
         began = time.perf_counter()
         explore = count["trials"] >= args.dream.explore_after
-        done = min(2 * count["env_steps"] / total, 1)
-        epsilon = 1 - (1 - q.min_epsilon) * done  # falls in half of the run
+        fallen = min(2 * count["env_steps"] / total, 1)  # in half of the run
+        epsilon = 1 - (1 - q.min_epsilon) * fallen
         epsilons = epsilon if explore else 1.0, epsilon
         half = torch.rand(n) < 0.5
         tau_exp, (tau_exec,), infos = trial(
@@ -677,8 +681,9 @@ def train(args, bar):
 def parse():
     """The command line, over the defaults of its task."""
     # The first pass only finds the task.
-    args, known = Args(), {"add_help": False, "return_unknown_args": True}
-    args.task.env = tyro.cli(TaskArgs, **known)[0].env
+    args = Args()
+    found, _ = tyro.cli(TaskArgs, add_help=False, return_unknown_args=True)
+    args.task.env = found.env
     for name, value in DEFAULTS.get(args.task.env, {}).items():
         for group in vars(args).values():
             if hasattr(group, name):

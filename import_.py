@@ -98,8 +98,8 @@ class QLearningArgs:
     updates_per_round: int = 8  # updates after each num_envs trials
     buffer_size: int = 16_000  # trials in the replay buffer
     priority: float = 0.8  # draw trials in proportion to |TD error| ** this
-    min_epsilon: float = 0.15  # share of random actions: 1, then falls to this
-    sticky_prob: float = 0.0  # of repeating a random action, in execution
+    min_epsilon: float = 0.15  # share of random actions falls from 1 to this
+    sticky_prob: float = 0.0  # chance to repeat a random action in execution
 
 
 @dataclass
@@ -208,6 +208,16 @@ class Memory(nn.Module):
         return torch.cat([y, plain], 2), (h, c, s[:, -1:].transpose(0, 1))
 
 
+def reader(task, what, count, hidden, std):
+    """Embeds the numbers of problems or instructions, (...) -> (..., hidden),
+    or reads their descriptions; std: of what it gives at initialization."""
+    if task.forms[what] != "one-hot":
+        return task.reader(what, hidden, std)
+    embedding = nn.Embedding(count, hidden)
+    nn.init.normal_(embedding.weight, std=std)
+    return embedding
+
+
 class QHead(nn.Module):
     """Dueling Q-values of what is known, x, under an instruction."""
 
@@ -215,11 +225,9 @@ class QHead(nn.Module):
         super().__init__()
         sizes = task.single_observation_space["instruction"].nvec
         # Small, so that the instruction does not drown x
-        if task.forms["instruction"] == "one-hot":
-            self.instruction = nn.Embedding(int(sizes.max()), hidden)
-            nn.init.normal_(self.instruction.weight, std=0.2)
-        else:
-            self.instruction = task.reader("instruction", hidden, std=0.2)
+        self.instruction = reader(
+            task, "instruction", int(sizes.max()), hidden, std=0.2
+        )
         any_one = torch.zeros(len(sizes), dtype=torch.long)
         parts = len(self.instruction(any_one))  # tokens, words or a picture
         self.attention = nn.Linear(x_size, parts)
@@ -247,11 +255,7 @@ class Agent(nn.Module):
         hidden = args.q_learning.hidden_size
         self.memory = Memory(task, hidden)
         self.h_tau = nn.Linear(hidden, hidden)
-        if task.forms["problem_id"] == "one-hot":
-            self.h_mu = nn.Embedding(task.num_problems, hidden)
-            nn.init.normal_(self.h_mu.weight, std=0.1)
-        else:
-            self.h_mu = task.reader("problem_id", hidden, std=0.1)
+        self.h_mu = reader(task, "problem_id", task.num_problems, hidden, 0.1)
         self.head = QHead(2 * hidden, task, hidden)
 
     def embed(self, tau, state=None):
@@ -385,12 +389,13 @@ def trial(agent, args, task, mu, instructions, knows_mu, epsilons):
     known = {"mu": torch.tensor(task.problem), "knows_mu": knows_mu}
     tau_exp, info = act(agent, task, start, epsilons[0], **known)
     tau_execs, infos, tau, carried = [], [info], tau_exp, None
-    sticky = args.q_learning.sticky_prob
+    sticky = args.q_learning.sticky_prob  # Not in the paper: see act
     for instruction in instructions[1:]:
         start = task.execute(instruction)
         carried = remember(agent.memory, tau, carried)
-        given = known | {"carried": carried}
-        tau, info = act(agent, task, start, epsilons[1], sticky, **given)
+        tau, info = act(
+            agent, task, start, epsilons[1], sticky, carried=carried, **known
+        )
         tau_execs.append(tau)
         infos.append(info)
     return tau_exp | known, tau_execs, infos
@@ -611,8 +616,8 @@ def train(args, bar):
 
         # EXPLORE, EXECUTE
         began = time.perf_counter()
-        done = min(2 * count["env_steps"] / total, 1)
-        epsilon = 1 - (1 - q.min_epsilon) * done  # falls in half of the run
+        fallen = min(2 * count["env_steps"] / total, 1)  # in half of the run
+        epsilon = 1 - (1 - q.min_epsilon) * fallen
         half = torch.rand(n) < 0.5
         tau_exp, (tau_exec,), infos = trial(
             agent, args, task, None, [None, None], half, (epsilon, epsilon)
@@ -649,8 +654,9 @@ def train(args, bar):
 def parse():
     """The command line, over the defaults of its task."""
     # The first pass only finds the task.
-    args, known = Args(), {"add_help": False, "return_unknown_args": True}
-    args.task.env = tyro.cli(TaskArgs, **known)[0].env
+    args = Args()
+    found, _ = tyro.cli(TaskArgs, add_help=False, return_unknown_args=True)
+    args.task.env = found.env
     for name, value in DEFAULTS.get(args.task.env, {}).items():
         for group in vars(args).values():
             if hasattr(group, name):

@@ -24,7 +24,7 @@ import plot  # noqa: E402
 HEAD = "task", "without", "steps to 95 %", "updates to 95 %", "last tenth"
 WITHOUT = {  # departure: parts of dream.py, and what stands there instead
     "f-start": {
-        "self.f.weight, std=0.02)": "self.f.weight, std=1.0)",
+        "task.num_problems, hidden, 0.02)": "task.num_problems, hidden, 1.0)",
         "args.dream.bottleneck_coef * kl": (
             "args.dream.bottleneck_coef * kl.clamp(min=10)"
         ),

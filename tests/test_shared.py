@@ -14,9 +14,8 @@ import varibad
 ROOT = Path(__file__).resolve().parent.parent
 END_TO_END = rl2, import_, varibad
 EVERYWHERE = (
-    "RunArgs TaskArgs QLearningArgs mlp Memory QHead lambda_returns valid "
-    "act ReplayBuffer save loading run_directory parse "
-    "main"
+    "RunArgs TaskArgs QLearningArgs mlp Memory reader QHead lambda_returns "
+    "valid act ReplayBuffer save loading run_directory parse main"
 ).split()
 OF_WHOLE_TRIALS = "join q_losses remember load_agent"
 

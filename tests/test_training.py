@@ -845,3 +845,9 @@ def test_a_command_line_that_is_wrong(tmp_path, monkeypatch, words, said):
     status, output, error = run(*words.split())
     assert (status, output) == (2, "")
     assert said in error and "Traceback" not in error
+
+
+def test_help_has_every_option_and_the_defaults_of_the_task():
+    status, output, _ = run("--env", "cooking", "--help")
+    assert status == 0 and "--checkpoint-minutes" in output
+    assert "2500000)" in output, "of cooking"
