@@ -232,9 +232,11 @@ def hints(task):
 
 class Reader(nn.Module):
     """Sums of embedded attributes, what a GRU makes of words, or convolutions
-    of a picture. In the latter two, it is the difference from the mean over the
-    descriptions seen in training, normalized: otherwise what is common to all
-    dominates, and the penalty |f(mu)|^2 shrinks f to 0."""
+    of a picture. In the latter two, the mean over the descriptions seen in
+    training is taken away: otherwise what is common to all dominates, and the
+    penalty |f(mu)|^2 shrinks f to 0. And what is left is made a vector of
+    length 1: otherwise f changes too much in a step of the optimizer, which
+    changes every weight by as much, however many features there are."""
 
     def __init__(self, task, what, hidden, std):
         """std: standard deviation of each part's output at initialization."""
@@ -260,24 +262,22 @@ class Reader(nn.Module):
             nn.init.constant_(self.encoder.bias_hh_l0[hidden:-hidden], 2.0)
         if self.form == "attributes":
             nn.init.normal_(self.embedding.weight, std=std)
-            self.last = nn.Identity()
         else:
             size = self.encode(known[:1]).shape[2]
-            last = nn.Linear(size, hidden, bias=False)
-            nn.init.normal_(last.weight, std=std / size**0.5)
-            norm = nn.LayerNorm(size, elementwise_affine=False)
-            self.last = nn.Sequential(norm, last)
+            self.last = nn.Linear(size, hidden, bias=False)
+            nn.init.normal_(self.last.weight, std=std)
 
     def encode(self, numbers):
-        """Features of descriptions (n,) part by part, (n, L, size): L is the
-        number of attributes, or of words, or 1 for a picture."""
+        """Features of descriptions (n,), (n, L, size): L is the number of words
+        of an instruction, else 1."""
         x = self.said[numbers]
-        if self.form == "attributes":
-            return self.embedding(x)
+        if self.form == "picture":
+            x = x.permute(0, 3, 1, 2) / 255  # (n, 3, H, W)
+            return self.encoder(x)[:, None]
+        x = self.embedding(x)
         if self.form == "words":
-            return self.encoder(self.embedding(x))[0]
-        x = x.permute(0, 3, 1, 2) / 255  # (n, 3, H, W)
-        return self.encoder(x)[:, None]
+            x = self.encoder(x)[0]
+        return x.sum(1, keepdim=True) if self.sums else x
 
     def forward(self, numbers):
         """Problems (...) -> (..., hidden); instructions (..., 1) -> their parts
@@ -286,6 +286,5 @@ class Reader(nn.Module):
         x = self.encode(rows)
         if self.form != "attributes":
             x = x - self.encode(self.known).mean(0)
-        if self.sums:
-            return self.last(x.sum(1))[index]
-        return self.last(x)[index].flatten(-3, -2)
+            x = self.last(nn.functional.normalize(x, dim=2))
+        return x[index].flatten(-3, -2)

@@ -29,7 +29,7 @@ WITHOUT = {  # departure: parts of dream.py, and what stands there instead
             "args.dream.bottleneck_coef * kl.clamp(min=10)"
         ),
     },
-    "f-rate": {'"lr": 4 * q.learning_rate': '"lr": q.learning_rate'},
+    "f-rate": {"1 if described else 4": "1"},
     "transition": {
         "x = self.transition(torch.cat([prev_s, action, s], 2))": (
             "x = s + action"

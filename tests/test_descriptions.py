@@ -256,7 +256,7 @@ def test_descriptions_never_reach_meta_test():
     for _ in range(2):
         rows.append(dream.evaluate(agent, args))
         agent.f.said = agent.f.said.flip(0)
-        torch.nn.init.normal_(agent.f.last[1].weight)
+        torch.nn.init.normal_(agent.f.last.weight)
     with_id = {"return_with_id", "prior_error", "decoder_error"}
     with_id.add("return_with_id_unseen")
     assert {x for x in rows[0] if rows[0][x] != rows[1][x]} <= with_id
@@ -408,6 +408,19 @@ def test_the_parts_of_an_instruction(form, parts):
 
 
 @pytest.mark.parametrize("form", ["words", "picture"])
+def test_what_is_read_is_the_direction_in_which_a_problem_differs(form):
+    """From the mean of those seen in training, whatever the others asked."""
+    torch.manual_seed(0)
+    task = envs.make("cooking", problem_id=form)
+    f = dream.reader(task, "problem_id", task.num_problems, 16, std=1.0)
+    known = [f.encode(torch.tensor([k])) for k in task.problems["train"]]
+    mean, mu = sum(known)[0, 0] / len(known), torch.tensor([3, 0, 3])
+    x = torch.stack([f.encode(k[None])[0, 0] for k in mu]) - mean
+    x = x / (x**2).sum(1, keepdim=True).sqrt()
+    assert torch.allclose(f(mu), x @ f.last.weight.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["words", "picture"])
 def test_an_instruction_is_what_its_description_says(form):
     """Of two numbers with one description, Q-values are the same."""
     torch.manual_seed(0)
@@ -430,7 +443,7 @@ def run(module, *words):
     "form, other", [("words", "picture"), ("picture", "words")]
 )
 def test_coupling_is_learned_from_descriptions(form, other, tmp_path):
-    words = "--env", "coupling", "--problem-id", form, "--total-steps", 3000
+    words = "--env", "coupling", "--problem-id", form, "--total-steps", 5000
     run(dream, *words, "--instruction", other, "--run-dir", tmp_path)
     _, _, row = dream.load_agent(tmp_path)
     assert row["test_return"] == 1 and row["return_with_id_unseen"] > 0.9
