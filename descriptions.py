@@ -234,9 +234,9 @@ class Reader(nn.Module):
     """Sums of embedded attributes, what a GRU makes of words, or convolutions
     of a picture. In the latter two, the mean over the descriptions seen in
     training is taken away: otherwise what is common to all dominates, and the
-    penalty |f(mu)|^2 shrinks f to 0. And what is left is made a vector of
-    length 1: otherwise f changes too much in a step of the optimizer, which
-    changes every weight by as much, however many features there are."""
+    penalty |f(mu)|^2 shrinks f to 0. What is left is made a vector of length 1:
+    a step of the optimizer moves each weight by about the learning rate, and
+    would otherwise change the output the more, the more features there are."""
 
     def __init__(self, task, what, hidden, std):
         """std: standard deviation of each part's output at initialization."""
