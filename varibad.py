@@ -82,6 +82,7 @@ class TaskArgs:
 
 @dataclass
 class VaribadArgs:
+    latent_size: int = 32  # of m
     prefixes: int = 4  # posteriors of a trial from which it is predicted
     kl_coef: float = 4e-3  # weight of the KL divergence (1: the true ELBO)
 
@@ -125,7 +126,7 @@ COUNTS += ("updates_per_round",)
 SHARES = "gamma", "q_lambda", "target_rate", "priority", "min_epsilon"
 SHARES += ("sticky_prob",)
 RANGES = dict.fromkeys(COUNTS, (1, 1e12)) | dict.fromkeys(SHARES, (0, 1))
-RANGES["prefixes"] = 1, 1e12
+RANGES |= dict.fromkeys(("latent_size", "prefixes"), (1, 1e12))
 DEFAULTS = {  # where they are not those above
     "bus": {"total_steps": 800_000},
     "coupling": {"total_steps": 8_000, "kl_coef": 4e-4},
@@ -250,7 +251,7 @@ class QHead(nn.Module):
 class Decoder(nn.Module):
     """Predicts the next observation and the reward of a transition by m."""
 
-    def __init__(self, task, hidden):
+    def __init__(self, task, hidden, M):
         super().__init__()
         space = task.single_observation_space
         self.sizes = [3 * 6 * 8]  # of a frame: its blocks of 10 x 10 pixels
@@ -260,7 +261,7 @@ class Decoder(nn.Module):
         self.register_buffer("none", none)
         self.action = nn.Embedding(len(task.actions), hidden)
         self.instruction = nn.Embedding(int(none.max()) + 1, hidden)
-        inputs, M = 2 * hidden, hidden // 2
+        inputs = 2 * hidden
         self.next = mlp(M + inputs, 2 * hidden, sum(self.sizes))
         inputs += (1 + len(none)) * hidden
         self.reward = mlp(M + inputs, 2 * hidden, 1)
@@ -282,11 +283,10 @@ class Agent(nn.Module):
         super().__init__()
         if args.task.problem_id != "one-hot":
             raise ValueError("--problem-id: this method does not read the id")
-        hidden = args.q_learning.hidden_size
+        hidden, M = args.q_learning.hidden_size, args.varibad.latent_size
         self.memory = Memory(task, hidden)
-        M = hidden // 2
         self.posterior = nn.Linear(2 * hidden, 2 * M)
-        self.decoder = Decoder(task, hidden)
+        self.decoder = Decoder(task, hidden, M)
         self.eyes = Memory(task, hidden)  # of which it only uses `encode`
         self.known = nn.Linear(2 * M + hidden, hidden)
         self.head = QHead(2 * hidden, task, hidden)

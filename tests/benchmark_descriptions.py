@@ -15,7 +15,14 @@ from benchmark_results import each, steps_to_95  # noqa: E402
 
 import plot  # noqa: E402
 
-FORMS = "one-hot", "attributes", "words", "picture"
+COLUMNS = {"test return": "test_return", "with the id": "return_with_id"}
+COLUMNS["with it, unseen"] = "return_with_id_unseen"
+SEEN = {  # kitchen, instruction
+    "seen, seen": "return_seen_seen",
+    "seen, unseen": "return_seen_unseen",
+    "unseen, seen": "return_unseen_seen",
+    "unseen, unseen": "return_unseen_unseen",
+}
 # Steps of riding 3, 2, 1, 0 buses: two to where the first goes, four (back, to
 # the next, there) to where each other goes, and the end.
 IDEAL = 11, 7, 3, 1
@@ -30,28 +37,31 @@ def row(*cells):
     print("|", " | ".join(cells), "|")
 
 
-def of_forms(env):
-    """Table and figure: what is learned from each form of the id."""
-    row("id", "test return", "with the id", "with it, unseen", "95 % after")
-    row(*["---"] * 5)
+def of_forms(env, names, columns):
+    """Table and figure: what is learned from each form. names: {form: task}."""
+    row("form", *columns, "95 % after")
+    row(*["---"] * (len(columns) + 2))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    for i, form in enumerate(FORMS):
-        name = env if form == "one-hot" else f"{env}-problem-id-{form}"
-        seeds, columns = runs(name), ["test_return", "return_with_id"]
+    for i, (form, name) in enumerate(names.items()):
+        seeds = runs(name)
         if not seeds:
             continue
-        columns += ["return_with_id_unseen"] * (form != "one-hot")
-        cells = [each(plot.last_tenth(seeds, column)) for column in columns]
+        known = seeds[0].dtype.names
+        cells = [
+            each(plot.last_tenth(seeds, column)) if column in known else "–"
+            for column in columns.values()
+        ]
         steps = each([steps_to_95(rows) for rows in seeds], ",.0f")
-        row(form, *cells, *["–"] * (3 - len(cells)), steps)
-        for ax, column in zip(axes, (columns[-1], columns[0])):
+        row(form, *cells, steps)
+        with_id = [x for x in COLUMNS.values() if x in known][-1]
+        for ax, column in zip(axes, (with_id, "test_return")):
             grid = np.unique(np.concatenate([x["env_steps"] for x in seeds]))
             grid = grid[grid <= min(x["env_steps"][-1] for x in seeds)]
             y = [np.interp(grid, x["env_steps"], x[column]) for x in seeds]
             style = {"color": plot.COLORS[i], "marker": plot.MARKERS[i]}
             style |= {"markevery": len(grid) // 8 + 1}
             ax.plot(grid, np.mean(y, 0), label=form, **style)
-            ax.set(ylim=(-0.5, 0.85), xlabel="environment steps")
+            ax.set(xlabel="environment steps", ylim=(-0.5, None))
     axes[0].set_title("with the id (one-hot: trained ids, others: unseen ones)")
     axes[1].set_title("test: exploring, without the id")
     axes[0].set_ylabel("return")
@@ -86,7 +96,15 @@ def of_told(env, ideal=None):
 
 
 def main():
-    of_forms("distracting-bus")
+    names = {"one-hot": "distracting-bus"}
+    for form in "attributes", "words", "picture":
+        names[form] = f"distracting-bus-problem-id-{form}"
+    of_forms("distracting-bus", names, COLUMNS)
+    name = "cooking-problem-id-words-instruction-words"
+    names = {"one-hot": "cooking", "words": name}
+    of_forms("cooking", names, COLUMNS | SEEN)
+    names = {"one-hot": "sign-nav", "picture": "sign-nav-instruction-picture"}
+    of_forms("sign-nav", names, COLUMNS)
     of_told("distracting-bus", IDEAL)
     of_told("cooking")
 

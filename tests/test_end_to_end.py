@@ -27,6 +27,8 @@ def arguments(method, setting="imrl", **q_learning):
     args = method.Args()
     args.task.setting = setting
     vars(args.q_learning).update({"hidden_size": 16} | q_learning)
+    if method is varibad:
+        args.varibad.latent_size = 8
     return args
 
 
@@ -695,3 +697,15 @@ def test_varibad_defaults():
         with mock.patch("sys.argv", ["varibad.py", "--env", env]):
             args = varibad.parse().varibad
             assert (args.kl_coef, args.prefixes) == (coef, 4)
+
+
+def test_varibad_has_a_latent_of_that_size(monkeypatch):
+    args = arguments(varibad)
+    args.varibad.latent_size = 5
+    task = envs.make("map", 4)
+    task.reset(seed=0)
+    agent, target = agents(varibad, task, args)
+    taus = play(varibad, agent, args, task, [None, None], (1, 1))
+    given = spy(monkeypatch, varibad, "decoding_error")
+    varibad.losses(agent, target, taus[0], taus[1][0], args)
+    assert given[0][0]["m"].shape == (4, 4, 5)
