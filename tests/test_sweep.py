@@ -314,6 +314,20 @@ def test_paper_has_every_run_once():
         range(3),
     ):
         expected |= {f"dream/{name}/{seed}"}
+    # docs/tuning.md: six configurations for each method and task
+    shared = "default", "learning-rate-3e-4", "priority-0", "no-cut-traces"
+    own = {
+        "rl2": ("min-epsilon-0.4", "q-lambda-0.5"),
+        "varibad": ("kl-coef-0.1", "kl-coef-1-latent-size-5"),
+        "import": ("pull-coef-0.1", "pull-coef-10"),
+    }
+    for method, env in itertools.product(
+        own, ["map", "distracting-bus", "cooking"]
+    ):
+        names = own[method]
+        if (method, env) == ("import", "cooking"):
+            names = "pull-coef-1", "pull-coef-0.01"
+        expected |= {f"{method}/{env}-{x}/100" for x in (*shared, *names)}
     assert set(paths) == {f"results/{name}" for name in expected}
 
 
