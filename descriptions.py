@@ -257,9 +257,14 @@ class Reader(nn.Module):
         else:
             self.embedding = nn.Embedding(int(said.max()) + 1, hidden)
         if self.form == "words":
-            self.encoder = nn.GRU(hidden, hidden, batch_first=True)
+            # Both ways: read forwards only, few outputs know of the last words.
+            self.encoder = nn.GRU(
+                hidden, hidden, batch_first=True, bidirectional=True
+            )
             # The update gate: at first sigmoid(2) = 0.88 of a state is kept.
-            nn.init.constant_(self.encoder.bias_hh_l0[hidden:-hidden], 2.0)
+            for name, p in self.encoder.named_parameters():
+                if name.startswith("bias_hh"):
+                    nn.init.constant_(p[hidden:-hidden], 2.0)
         if self.form == "attributes":
             nn.init.normal_(self.embedding.weight, std=std)
         else:

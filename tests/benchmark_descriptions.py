@@ -23,9 +23,14 @@ SEEN = {  # kitchen, instruction
     "unseen, seen": "return_unseen_seen",
     "unseen, unseen": "return_unseen_unseen",
 }
-# Steps of riding 3, 2, 1, 0 buses: two to where the first goes, four (back, to
-# the next, there) to where each other goes, and the end.
-IDEAL = 11, 7, 3, 1
+IDEAL = {  # steps of an exploration with 0, 1, 2, 3 attributes told
+    # Riding 3, 2, 1, 0 buses: two steps to where the first goes, four (back, to
+    # the next, there) to where each other goes, and the end.
+    "distracting-bus": (11, 7, 3, 1),
+    # Opening 3, 2, 1, 0 fridges, and the end; the mean over which are left: the
+    # middle one is one step away, the others two, from one to the next is one.
+    "cooking": (8, (5 + 5 + 7) / 3, (4 + 3 + 4) / 3, 1),
+}
 
 
 def runs(name):
@@ -39,13 +44,13 @@ def row(*cells):
 
 def of_forms(env, names, columns):
     """Table and figure: what is learned from each form. names: {form: task}."""
+    if not all(map(runs, names.values())):
+        return
     row("form", *columns, "95 % after")
     row(*["---"] * (len(columns) + 2))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for i, (form, name) in enumerate(names.items()):
         seeds = runs(name)
-        if not seeds:
-            continue
         known = seeds[0].dtype.names
         cells = [
             each(plot.last_tenth(seeds, column)) if column in known else "–"
@@ -62,7 +67,8 @@ def of_forms(env, names, columns):
             style |= {"markevery": len(grid) // 8 + 1}
             ax.plot(grid, np.mean(y, 0), label=form, **style)
             ax.set(xlabel="environment steps", ylim=(-0.5, None))
-    axes[0].set_title("with the id (one-hot: trained ids, others: unseen ones)")
+    unseen = " (one-hot: trained ids, others: unseen ones)"
+    axes[0].set_title("with the id" + unseen * with_id.endswith("unseen"))
     axes[1].set_title("test: exploring, without the id")
     axes[0].set_ylabel("return")
     for ax in axes:
@@ -72,22 +78,22 @@ def of_forms(env, names, columns):
     plot.save(figure, ROOT / "figures", f"descriptions-{env}")
 
 
-def of_told(env, ideal=None):
+def of_told(env):
     """Table and figure: what one agent does with N attributes told."""
     seeds = runs(f"{env}-told-3")
     if not seeds:
         return
-    row("N", "exploration steps", "test return")
-    row(*["---"] * 3)
+    row("N", "exploration steps", "ideal", "test return")
+    row(*["---"] * 4)
     steps = []
     for n in range(4):
         steps.append(plot.last_tenth(seeds, f"exploration_steps_told_{n}"))
         returns = plot.last_tenth(seeds, f"test_return_told_{n}")
-        row(str(n), each(steps[-1], ".1f"), each(returns))
+        ideal = f"{IDEAL[env][n]:.1f}"
+        row(str(n), each(steps[-1], ".1f"), ideal, each(returns))
     figure, ax = plt.subplots(figsize=(5, 3.6))
     ax.plot(range(4), steps, "o-", color=plot.COLORS[0], label="DREAM, a seed")
-    if ideal:
-        ax.plot(range(4), ideal, "k--", label="ideal")
+    ax.plot(range(4), IDEAL[env], "k--", label="ideal")
     ax.set(xticks=range(4), xlabel="attributes told", ylim=(0, 21))
     ax.set_ylabel("exploration steps")
     handles = dict(zip(*ax.get_legend_handles_labels()[::-1]))
@@ -105,8 +111,8 @@ def main():
     of_forms("cooking", names, COLUMNS | SEEN)
     names = {"one-hot": "sign-nav", "picture": "sign-nav-instruction-picture"}
     of_forms("sign-nav", names, COLUMNS)
-    of_told("distracting-bus", IDEAL)
-    of_told("cooking")
+    for env in IDEAL:
+        of_told(env)
 
 
 if __name__ == "__main__":
