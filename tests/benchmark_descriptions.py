@@ -17,11 +17,11 @@ import plot  # noqa: E402
 
 COLUMNS = {"test return": "test_return", "with the id": "return_with_id"}
 COLUMNS["with it, unseen"] = "return_with_id_unseen"
-SEEN = {  # kitchen, instruction
-    "seen, seen": "return_seen_seen",
-    "seen, unseen": "return_seen_unseen",
-    "unseen, seen": "return_unseen_seen",
-    "unseen, unseen": "return_unseen_unseen",
+SEEN = {
+    "kitchen and instruction seen": "return_seen_seen",
+    "instruction unseen": "return_seen_unseen",
+    "kitchen unseen": "return_unseen_seen",
+    "both unseen": "return_unseen_unseen",
 }
 IDEAL = {  # steps of an exploration with 0, 1, 2, 3 attributes told
     # Riding 3, 2, 1, 0 buses: two steps to where the first goes, four (back, to
@@ -83,7 +83,7 @@ def of_told(env):
     seeds = runs(f"{env}-told-3")
     if not seeds:
         return
-    row("N", "exploration steps", "ideal", "test return")
+    row("facts told", "exploration steps", "ideal", "test return")
     row(*["---"] * 4)
     steps = []
     for n in range(4):
