@@ -12,6 +12,9 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmark_descriptions import row  # noqa: E402
+from benchmark_results import each  # noqa: E402
+
 import plot  # noqa: E402
 import sweep  # noqa: E402
 
@@ -69,16 +72,15 @@ def main():
                 cells = *pair, "imrl", "101-102", every[pair][x], x
                 print(" | ".join(cells))
         return
-    for cells in HEAD, ["---"] * len(HEAD):
-        print("|", " | ".join(cells), "|")
+    row(*HEAD)
+    row(*["---"] * len(HEAD))
     for (method, task), table in tables.items():
+        best = chosen(table)
         for suffix, returns in table.items():
-            cells = [f"{x:z.2f}" for x in [*returns, returns.mean()]]
-            cells = ["–" if cell == "nan" else cell for cell in cells]
-            options = f"`{every[method, task][suffix]}`".replace("``", "–")
-            cells += ["yes"] if suffix == chosen(table) else [""]
-            row = plot.METHODS[method], f"`{task}`", options, *cells
-            print("|", " | ".join(row), "|")
+            cells = [each([x], "z.2f") for x in [*returns, returns.mean()]]
+            cells.append("yes" if suffix == best else "")
+            options = f"`{every[method, task][suffix] or 'defaults'}`"
+            row(plot.METHODS[method], f"`{task}`", options, *cells)
 
 
 if __name__ == "__main__":
