@@ -3,6 +3,7 @@
 import benchmark_departures
 import benchmark_descriptions
 import benchmark_results
+import benchmark_statistics
 
 import plot
 
@@ -28,6 +29,11 @@ def test_tables_of_all_methods(capsys):
 
 def test_the_table_of_seeds():
     assert {*benchmark_results.table()} <= {*lines("docs/results.md")}
+
+
+def test_the_table_of_intervals():
+    table = benchmark_statistics.table(ROOT / "results")
+    assert {*table} <= {*lines("docs/results.md")}
 
 
 def test_the_table_of_departures(capsys, monkeypatch):
