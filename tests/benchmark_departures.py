@@ -3,9 +3,8 @@
     python tests/benchmark_departures.py heads --env map --seed 100
 
 What follows the name is for dream.py, a changed copy of which is run. What is
-an option of dream.py is left out by that option. Without a name, the table of
-docs/departures.md is printed, of results/departures/<task>/<name>/<seed>, where
-`dream` is dream.py as it is.
+an option of dream.py is left out by that option. Without a name, the tables of
+docs/departures.md are printed.
 """
 
 import os
@@ -21,7 +20,12 @@ from benchmark_results import each, steps_to_95  # noqa: E402
 import envs  # noqa: E402
 import plot  # noqa: E402
 
-HEAD = "task", "without", "steps to 95 %", "updates to 95 %", "last tenth"
+HEAD = "task", "without", "seeds", "steps to 95 %", "updates to 95 %"
+HEAD += ("last tenth",)
+TABLES = {  # under results/: runs without departures, and with all of them
+    "departures": "dream/{}",
+    "departures-second-form": "departures-second-form/{}/dream",
+}
 WITHOUT = {  # departure: parts of dream.py, and what stands there instead
     "f-start": {
         "task.num_problems, hidden, 0.02)": "task.num_problems, hidden, 1.0)",
@@ -63,26 +67,37 @@ def without(name):
     return text
 
 
-def rows():
-    """Of each task DREAM as it is, then without each departure."""
+def cells(task, name, folder):
+    """Those of the runs <folder>/<seed>."""
+    paths = sorted(folder.glob("*/progress.csv"))
+    seeds = [plot.read_csv(path) for path in paths]
+    return [
+        f"`{task}`",
+        name,
+        ", ".join(path.parent.name for path in paths),
+        each((steps_to_95(seed) for seed in seeds), ",.0f"),
+        each((steps_to_95(seed, "updates") for seed in seeds), ",.0f"),
+        each(plot.last_tenth(seeds), "z.2f"),
+    ]
+
+
+def table(form, dream):
+    """Of each task DREAM as it is, the runs dream/<seed>, then without each
+    departure, results/<form>/<task>/<name>/<seed>."""
+    rows = [HEAD, ["---"] * len(HEAD)]
     for task in envs.TASKS:
-        folders = (ROOT / "results/departures" / task).glob("*/")
-        for folder in sorted(folders, key=lambda x: (x.name != "dream", x)):
-            paths = sorted(folder.glob("*/progress.csv"))
-            seeds = [plot.read_csv(path) for path in paths]
-            yield [
-                f"`{task}`",
-                "–" if folder.name == "dream" else f"`{folder.name}`",
-                each((steps_to_95(seed) for seed in seeds), ",.0f"),
-                each((steps_to_95(seed, "updates") for seed in seeds), ",.0f"),
-                each(plot.last_tenth(seeds), "z.2f"),
-            ]
+        whole = ROOT / "results" / dream.format(task)
+        folders = sorted((ROOT / "results" / form / task).glob("*/"))
+        if folders and whole.exists():
+            rows.append(cells(task, "–", whole))
+        rows += [cells(task, f"`{x.name}`", x) for x in folders if x != whole]
+    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def main():
     if len(sys.argv) == 1:
-        for cells in HEAD, ["---"] * len(HEAD), *rows():
-            print("|", " | ".join(cells), "|")
+        for tables in TABLES.items():
+            print("\n".join(table(*tables)), end="\n\n")
         return
     name, *words = sys.argv[1:]
     if name not in WITHOUT:
