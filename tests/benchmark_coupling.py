@@ -1,65 +1,77 @@
 """What coupling costs: python tests/benchmark_coupling.py
 
-Trains DREAM and RL^2 on coupling with 4 to 32 actions, five seeds each, into
-results/<method>/coupling-<A>/<seed>, and prints as a table after how many
-trials a return of 0.95 is first reached and held for three evaluations. Runs
-that are there already, whole, are not made again.
+Prints after how many trials a return of 0.95 is first reached and held for
+three evaluations, where coupling has A actions, of the runs
+results/<method>/coupling-<A>/<seed> that docs/runs.txt lists; and the exponent
+p of trials ~ A^p, with its 95 % interval.
 """
 
-import csv
-import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 32_000  # two in a trial
-OPTIONS = ["--env", "coupling", "--total-steps", STEPS, "--eval-every", 128]
-OPTIONS += ["--checkpoint-minutes", 0]
-ACTIONS, SEEDS = (4, 8, 16, 32), range(5)
-METHODS = {"dream": ["--explore-after", 0], "rl2": []}
+sys.path.insert(0, str(ROOT))
+from benchmark_descriptions import row  # noqa: E402
+
+import plot  # noqa: E402
+
+ACTIONS, METHODS = (4, 8, 16, 32), ("dream", "rl2")
 
 
-def read(run):
-    """The rows of progress.csv, as far as there are any."""
-    with suppress(FileNotFoundError), open(run / "progress.csv") as file:
-        return [*csv.DictReader(file)]
-    return []
-
-
-def trials_until_learned(method, num_actions, seed):
+def trials_until_learned(rows):
     """Infinite, if it is not."""
-    run = ROOT / "results" / method / f"coupling-{num_actions}" / str(seed)
-    rows = read(run)
-    if not rows or int(rows[-1]["env_steps"]) < STEPS:
-        command = [sys.executable, f"{method}.py", *OPTIONS, *METHODS[method]]
-        command += ["--num-actions", num_actions, "--seed", seed]
-        command += ["--run-dir", run.relative_to(ROOT), "--overwrite"]
-        words = [str(word) for word in command]
-        quiet = subprocess.DEVNULL
-        subprocess.run(words, cwd=ROOT, stderr=quiet, stdout=quiet, check=True)
-        rows = read(run)
-    good = [float(row["test_return"]) >= 0.95 for row in rows]
-    for row, held in zip(rows, zip(good, good[1:], good[2:])):
-        if all(held):
-            return int(row["trials"])
-    return np.inf
+    good = rows["test_return"] >= 0.95
+    held = good[:-2] & good[1:-1] & good[2:]
+    return rows["trials"][held.argmax()] if held.any() else np.inf
+
+
+def exponent(counts):
+    """The slope of log(median over seeds) along log A; counts: {A: (seeds,)}.
+    Medians that were not reached are left out."""
+    medians = np.array([np.median(x) for x in counts.values()])
+    known = np.isfinite(medians)
+    actions = np.log([*counts])[known]
+    return np.polyfit(actions, np.log(medians[known]), 1)[0]
+
+
+def interval(counts):
+    """The 2.5 and 97.5 % quantiles of the exponent in 2,000 draws of as many
+    seeds, with replacement."""
+    rng = np.random.default_rng(0)
+    found = [
+        exponent({A: rng.choice(x, len(x)) for A, x in counts.items()})
+        for _ in range(2000)
+    ]
+    return np.quantile(found, (0.025, 0.975))
+
+
+def cell(counts):
+    """The median, and how many seeds never got there."""
+    median, never = np.median(counts), np.isinf(counts).sum()
+    text = f"{median:,.0f}" if median < np.inf else "not reached"
+    return text + f" ({never} of {len(counts)} never)" * bool(never)
+
+
+def main(results):
+    counts = {method: {} for method in METHODS}
+    for A in ACTIONS:
+        runs = plot.read_runs(results, f"coupling-{A}")
+        for method in METHODS:
+            every = [trials_until_learned(rows) for rows in runs[method]]
+            counts[method][A] = np.array(every)
+    row("A", *(plot.METHODS[method] for method in METHODS))
+    row(*["---"] * (1 + len(METHODS)))
+    for A in ACTIONS:
+        row(str(A), *(cell(counts[method][A]) for method in METHODS))
+    cells = []
+    for method in METHODS:
+        low, high = interval(counts[method])
+        p = exponent(counts[method])
+        cells.append(f"{p:.2f} [{low:.2f}, {high:.2f}]")
+    row("p", *cells)
 
 
 if __name__ == "__main__":
-    print("| A | DREAM | RL² |\n| --- | --- | --- |")
-    for num_actions in ACTIONS:
-        cells = []
-        for method in METHODS:
-            counts = [
-                trials_until_learned(method, num_actions, seed)
-                for seed in SEEDS
-            ]
-            median, never = np.median(counts), np.isinf(counts).sum()
-            learned = np.isfinite(median)
-            cells.append(f"{median:,.0f}" if learned else f"> {STEPS // 2:,}")
-            if never:
-                cells[-1] += f" ({never} of 5 never)"
-        print(f"| {num_actions} | " + " | ".join(cells) + " |", flush=True)
+    main(ROOT / "results")

@@ -1,5 +1,6 @@
 """The tables of README.md and docs/ are those of the CSVs under results/."""
 
+import benchmark_coupling
 import benchmark_departures
 import benchmark_descriptions
 import benchmark_results
@@ -48,3 +49,9 @@ def test_tables_of_descriptions(capsys, monkeypatch):
     benchmark_descriptions.main()
     printed = capsys.readouterr().out.strip().split("\n")
     assert {*printed} <= {*lines("docs/descriptions.md")}
+
+
+def test_the_table_of_coupling(capsys):
+    benchmark_coupling.main(ROOT / "results")
+    printed = capsys.readouterr().out.strip().split("\n")
+    assert {*printed} <= {*lines("docs/results.md")}

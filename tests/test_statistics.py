@@ -1,5 +1,6 @@
-"""The intervals and medians of benchmark_statistics.py."""
+"""Intervals, medians and exponents of docs/results.md."""
 
+import benchmark_coupling
 import benchmark_statistics
 import numpy as np
 import pytest
@@ -69,3 +70,48 @@ def test_all_methods_are_compared_at_the_time_of_the_shortest(tmp_path):
         ["`map`", "RL², with rewards", "1", "0.60", "0.20",
          "> 600 (1 of 1 never)"],
     ]  # fmt: skip
+
+
+def test_what_is_learned_has_to_be_held():
+    returns = [0.1, 0.96, 0.95, 0.9, 0.95, 1.0, 0.97, 0.1]
+    one = np.array(
+        [*zip(returns, 10 * np.arange(8))],
+        [("test_return", float), ("trials", float)],
+    )
+    assert benchmark_coupling.trials_until_learned(one) == 40
+    assert benchmark_coupling.trials_until_learned(one[:6]) == np.inf
+
+
+def test_the_exponent_of_a_power():
+    actions = 4, 8, 16, 32
+    counts = {A: np.array([1.0, 3 * A**1.5, np.inf]) for A in actions}
+    assert benchmark_coupling.exponent(counts) == pytest.approx(1.5)
+    counts[32][:] = np.inf, np.inf, 0.1  # half of them never: left out
+    assert benchmark_coupling.exponent(counts) == pytest.approx(1.5)
+
+
+def test_the_interval_of_an_exponent():
+    exact = {A: np.full(5, A**2.0) for A in (4, 8)}
+    assert benchmark_coupling.interval(exact) == pytest.approx([2, 2])
+    # With 8 actions one of two takes 64 trials, the other 512; the median of
+    # two draws is 64, 288 or 512, which 4 actions learn in 16.
+    loose = {4: np.full(2, 16.0), 8: np.array([64.0, 512.0])}
+    assert benchmark_coupling.interval(loose) == pytest.approx([2, 5])
+
+
+def test_the_table_of_coupling(tmp_path, capsys):
+    for method, A in (("dream", 1), ("rl2", 2)):
+        for actions in (4, 8, 16, 32):
+            run = tmp_path / method / f"coupling-{actions}" / "0"
+            run.mkdir(parents=True)
+            learned = [f"1,{actions**A + i}" for i in range(3)]
+            lines = ["test_return,trials", "0,0", *learned]
+            (run / "progress.csv").write_text("\n".join(lines) + "\n")
+    benchmark_coupling.main(tmp_path)
+    assert capsys.readouterr().out.split("\n")[2:-1] == [
+        "| 4 | 4 | 16 |",
+        "| 8 | 8 | 64 |",
+        "| 16 | 16 | 256 |",
+        "| 32 | 32 | 1,024 |",
+        "| p | 1.00 [1.00, 1.00] | 2.00 [2.00, 2.00] |",
+    ]
