@@ -14,6 +14,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmark_descriptions import row  # noqa: E402
+from benchmark_statistics import median  # noqa: E402
 
 import plot  # noqa: E402
 
@@ -47,13 +48,6 @@ def interval(counts):
     return np.quantile(found, (0.025, 0.975))
 
 
-def cell(counts):
-    """The median, and how many seeds never got there."""
-    median, never = np.median(counts), np.isinf(counts).sum()
-    text = f"{median:,.0f}" if median < np.inf else "not reached"
-    return text + f" ({never} of {len(counts)} never)" * bool(never)
-
-
 def main(results):
     counts = {method: {} for method in METHODS}
     for A in ACTIONS:
@@ -64,7 +58,8 @@ def main(results):
     row("A", *(plot.METHODS[method] for method in METHODS))
     row(*["---"] * (1 + len(METHODS)))
     for A in ACTIONS:
-        row(str(A), *(cell(counts[method][A]) for method in METHODS))
+        every = [counts[method][A] for method in METHODS]
+        row(str(A), *(median(x, "not reached") for x in every))
     cells = []
     for method in METHODS:
         low, high = interval(counts[method])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmark_results import each, steps_to_95  # noqa: E402
+from benchmark_results import each, markdown, steps_to_95  # noqa: E402
 
 import envs  # noqa: E402
 import plot  # noqa: E402
@@ -84,14 +84,14 @@ def cells(task, name, folder):
 def table(form, dream):
     """Of each task DREAM as it is, the runs dream/<seed>, then without each
     departure, results/<form>/<task>/<name>/<seed>."""
-    rows = [HEAD, ["---"] * len(HEAD)]
+    rows = []
     for task in envs.TASKS:
         whole = ROOT / "results" / dream.format(task)
         folders = sorted((ROOT / "results" / form / task).glob("*/"))
         if folders and whole.exists():
             rows.append(cells(task, "–", whole))
         rows += [cells(task, f"`{x.name}`", x) for x in folders if x != whole]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    return markdown(HEAD, rows)
 
 
 def main():

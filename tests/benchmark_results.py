@@ -28,6 +28,12 @@ def each(values, form=".3f"):
     return " / ".join("–" if np.isnan(x) else f"{x:{form}}" for x in values)
 
 
+def markdown(head, rows):
+    """A table, its lines."""
+    every = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in every]
+
+
 def row(task):
     """The cells of a task, or None where there are no runs of DREAM."""
     folder = ROOT / "results/dream" / task
@@ -52,8 +58,7 @@ def row(task):
 
 def table():
     """Its lines, in Markdown."""
-    rows = [HEAD, ["---"] * len(HEAD), *filter(None, map(row, envs.TASKS))]
-    return ["| " + " | ".join(cells) + " |" for cells in rows]
+    return markdown(HEAD, filter(None, map(row, envs.TASKS)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmark_results import steps_to_95  # noqa: E402
+from benchmark_results import markdown, steps_to_95  # noqa: E402
 
 import envs  # noqa: E402
 import plot  # noqa: E402
@@ -35,15 +35,20 @@ def until(rows, seconds):
     return plot.last_tenth([rows[rows["seconds"] <= seconds]])[0]
 
 
+def median(counts, beyond):
+    """The median, or `beyond` where it is infinite; how many seeds never got
+    there, which is an infinite count."""
+    middle, never = np.median(counts), np.isinf(counts).sum()
+    text = f"{middle:,.0f}" if middle < np.inf else beyond
+    return text + f" ({never} of {len(counts)} never)" * bool(never)
+
+
 def median_steps(seeds):
     """To 95 % of the optimum, the median; a seed that never gets there takes
     longer than all that do, and longer than it was trained."""
     steps = np.array([steps_to_95(rows) for rows in seeds])
-    never = np.isnan(steps)
-    median = np.median(np.where(never, np.inf, steps))
     shortest = min(rows["env_steps"][-1] for rows in seeds)
-    text = f"{median:,.0f}" if median < np.inf else f"> {shortest:,.0f}"
-    return text + f" ({never.sum()} of {len(seeds)} never)" * bool(never.any())
+    return median(np.nan_to_num(steps, nan=np.inf), f"> {shortest:,.0f}")
 
 
 def with_interval(values):
@@ -75,10 +80,8 @@ def rows(results, task):
 
 def table(results):
     """Its lines, in Markdown."""
-    cells = [HEAD, ["---"] * len(HEAD)]
-    for task in envs.TASKS:
-        cells += rows(results, task)
-    return ["| " + " | ".join(row) + " |" for row in cells]
+    cells = [row for task in envs.TASKS for row in rows(results, task)]
+    return markdown(HEAD, cells)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ def rows(returns, seconds, steps=None):
 
 
 def test_the_interval_is_of_means_of_draws_with_replacement():
-    # Of 27 draws of three, one has the mean 0 and one the mean 9; 1 / 27 is
-    # more than 2.5 %, so the interval is from one to the other.
+    # Each of the 27 draws of three is 3.7 % of them. So the lowest and the
+    # highest of their means, of three times one value, are the interval.
     assert benchmark_statistics.interval([0, 0, 9]) == (3, 0, 9)
     assert benchmark_statistics.interval([0, 4, 8]) == (4, 0, 8)
     # Of seven, the lowest and the highest are seven times one value in less
@@ -86,7 +86,7 @@ def test_the_exponent_of_a_power():
     actions = 4, 8, 16, 32
     counts = {A: np.array([1.0, 3 * A**1.5, np.inf]) for A in actions}
     assert benchmark_coupling.exponent(counts) == pytest.approx(1.5)
-    counts[32][:] = np.inf, np.inf, 0.1  # half of them never: left out
+    counts[32][:] = np.inf, np.inf, 0.1  # two of three never: left out
     assert benchmark_coupling.exponent(counts) == pytest.approx(1.5)
 
 
