@@ -3,7 +3,19 @@
 Prints after how many trials a return of 0.95 is first reached and held for
 three evaluations, where coupling has A actions, of the runs
 results/<method>/coupling-<A>/<seed> that docs/runs.txt lists; and the exponent
-p of trials ~ A^p, with its 95 % interval.
+p of trials ~ A^p, with its 95 % interval. Then the same of the runs
+results/<method>/coupling-<A>-exploration/<seed>, which begin with what others,
+results/<method>/coupling-<A>-execution/0, have learned of execution alone:
+
+    python tests/benchmark_coupling.py execution dream --env coupling \
+        --num-actions 8 --total-steps 32000 \
+        --run-dir results/dream/coupling-8-execution/0
+    python tests/benchmark_coupling.py exploration dream --env coupling \
+        --num-actions 8 --total-steps 32000 --eval-every 128 \
+        --explore-after 0 --run-dir results/dream/coupling-8-exploration/0
+
+(without --explore-after for rl2). In `execution`, DREAM is told the id in each
+trial, and RL2 explores by the action that shows the problem, in each trial.
 """
 
 import sys
@@ -13,12 +25,56 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmark_changed import run  # noqa: E402
 from benchmark_descriptions import row  # noqa: E402
 from benchmark_statistics import median  # noqa: E402
 
 import plot  # noqa: E402
 
 ACTIONS, METHODS = (4, 8, 16, 32), ("dream", "rl2")
+LEARNED = """
+    learned = args.run.run_dir.parent.name.replace("exploration", "execution")
+    learned = args.run.run_dir.parent.with_name(learned) / "0" / "agent.pt"
+    with loading(learned) as saved:
+        saved = saved["agent"].items()
+        agent.load_state_dict(
+            {name: x for name, x in saved if name.startswith(BEGINNING)},
+            strict=False,
+        )
+"""
+CHANGES = {  # of the scripts, {what stands there: instead}
+    ("execution", "dream"): {
+        "half = torch.rand(n) < 0.5": "half = torch.ones(n, dtype=torch.bool)",
+        'explore = count["trials"] >= args.dream.explore_after': (
+            "explore = False"
+        ),
+    },
+    ("exploration", "dream"): {
+        "    agent = Dream(task, args)\n    # Not": (
+            "    agent = Dream(task, args)"
+            + LEARNED.replace("BEGINNING", '("f.", "pi_exec.")')
+            + "    # Not"
+        ),
+    },
+    ("execution", "rl2"): {
+        "tau_exp, info = act(agent, task, start, epsilons[0])": (
+            "last = torch.eye(len(task.actions))[-1]\n    "
+            "ask = lambda tau, state: (last.expand(task.num_envs, 1, -1), 0)\n"
+            "    tau_exp, info = act(ask, task, start, 0)"
+        ),
+        '"execution": executing, "exploration": exploring': (
+            '"execution": executing'
+        ),
+        'loss["execution"] + loss["exploration"]': 'loss["execution"]',
+    },
+    ("exploration", "rl2"): {
+        "    agent = Agent(task, args)\n    # Not": (
+            "    agent = Agent(task, args)"
+            + LEARNED.replace("BEGINNING", '""')
+            + "    # Not"
+        ),
+    },
+}
 
 
 def trials_until_learned(rows):
@@ -48,10 +104,10 @@ def interval(counts):
     return np.quantile(found, (0.025, 0.975))
 
 
-def main(results):
+def table(results, suffix):
     counts = {method: {} for method in METHODS}
     for A in ACTIONS:
-        runs = plot.read_runs(results, f"coupling-{A}")
+        runs = plot.read_runs(results, f"coupling-{A}{suffix}")
         for method in METHODS:
             every = [trials_until_learned(rows) for rows in runs[method]]
             counts[method][A] = np.array(every)
@@ -68,5 +124,17 @@ def main(results):
     row("p", *cells)
 
 
+def main():
+    if len(sys.argv) == 1:
+        for suffix in "", "-exploration":
+            table(ROOT / "results", suffix)
+            print()
+        return
+    part, method, *words = sys.argv[1:]
+    if (part, method) not in CHANGES:
+        sys.exit(__doc__)
+    sys.exit(run(method, CHANGES[part, method], words))
+
+
 if __name__ == "__main__":
-    main(ROOT / "results")
+    main()

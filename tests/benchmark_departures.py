@@ -7,14 +7,12 @@ an option of dream.py is left out by that option. Without a name, the tables of
 docs/departures.md are printed.
 """
 
-import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmark_changed import changed, run  # noqa: E402
 from benchmark_results import each, markdown, steps_to_95  # noqa: E402
 
 import envs  # noqa: E402
@@ -60,11 +58,7 @@ WITHOUT = {  # departure: parts of dream.py, and what stands there instead
 
 def without(name):
     """The text of dream.py without that departure."""
-    text = (ROOT / "dream.py").read_text()
-    for old, new in WITHOUT[name].items():
-        assert text.count(old) == 1, f"dream.py has changed: {old}"
-        text = text.replace(old, new)
-    return text
+    return changed("dream", WITHOUT[name])
 
 
 def cells(task, name, folder):
@@ -102,12 +96,7 @@ def main():
     name, *words = sys.argv[1:]
     if name not in WITHOUT:
         sys.exit(f"{__doc__}\nDepartures: {', '.join(WITHOUT)}")
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder, "dream.py")
-        script.write_text(without(name))
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, script, *words]
-        sys.exit(subprocess.run(command, env=environment).returncode)
+    sys.exit(run("dream", WITHOUT[name], words))
 
 
 if __name__ == "__main__":

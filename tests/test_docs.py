@@ -55,6 +55,6 @@ def test_tables_of_descriptions(capsys, monkeypatch):
 
 
 def test_the_table_of_coupling(capsys):
-    benchmark_coupling.main(ROOT / "results")
+    benchmark_coupling.table(ROOT / "results", "")
     printed = capsys.readouterr().out.strip().split("\n")
     assert {*printed} <= {*lines("docs/results.md")}

@@ -107,7 +107,7 @@ def test_the_table_of_coupling(tmp_path, capsys):
             learned = [f"1,{actions**A + i}" for i in range(3)]
             lines = ["test_return,trials", "0,0", *learned]
             (run / "progress.csv").write_text("\n".join(lines) + "\n")
-    benchmark_coupling.main(tmp_path)
+    benchmark_coupling.table(tmp_path, "")
     assert capsys.readouterr().out.split("\n")[2:-1] == [
         "| 4 | 4 | 16 |",
         "| 8 | 8 | 64 |",
