@@ -87,6 +87,7 @@ class DreamArgs:
     bottleneck_std: float = 0.1  # rho, standard deviation of z around f(mu)
     bottleneck_coef: float = 1e-3  # beta, weight of |f(mu)|^2
     step_penalty: float = 0.02  # c, price of a step of exploration
+    as_exploration: float = 0.0  # share of executions that teach exploring, too
 
 
 @dataclass
@@ -128,7 +129,8 @@ COUNTS += ("updates_per_round",)
 SHARES = "gamma", "q_lambda", "target_rate", "priority", "min_epsilon"
 SHARES += ("sticky_prob",)
 RANGES = dict.fromkeys(COUNTS, (1, 1e12)) | dict.fromkeys(SHARES, (0, 1))
-DEFAULTS = {  # of a task, where they are not those above
+RANGES |= {"as_exploration": (0, 1)}
+DEFAULTS = {  # of a task or setting, where they are not those above
     "bus": {"total_steps": 800_000},
     "coupling": {"total_steps": 8_000, "explore_after": 500},
     "map": {"learning_rate": 2e-3},
@@ -142,6 +144,9 @@ DEFAULTS = {  # of a task, where they are not those above
         "gamma": 0.97, "q_lambda": 0.7, "cut_traces": False, "batch_size": 32,
         "updates_per_round": 16, "buffer_size": 7_000, "sticky_prob": 0.7,
         "weight_decay": 0.1,
+    },
+    "standard": {
+        "total_steps": 1_500_000, "learning_rate": 1e-3, "as_exploration": 0.5,
     },
 }  # fmt: skip
 
@@ -454,6 +459,16 @@ def q_loss(policy, target, tau, reward, args, z=None):
     return (error * mask).sum(1) / tau["length"].float().mean()
 
 
+def use_executions(tau_exp, tau_exec, share):
+    """Not in the paper: of this share of B trials, those that knew mu have
+    their exploration replaced by their execution, which has gone where it pays
+    to go. g and Q-learning can learn from any walk, whoever took it."""
+    B = len(tau_exp["mu"])
+    used = tau_exec["knows_mu"] & (torch.arange(B) < share * B)
+    for name in "observation", "prev_action", "prev_reward", "length":
+        tau_exp[name][used] = tau_exec[name][used]
+
+
 class ReplayBuffer:
     """The latest trials. Not in the paper: they are drawn in proportion to
     |TD error| ** args.q_learning.priority, where a trial's TD error is the root
@@ -662,6 +677,7 @@ def train(args, bar):
         drawn = buffer.draw(q.updates_per_round * q.batch_size)
         for slots in drawn.split(q.batch_size):
             tau_exp, tau_exec = buffer.sample(slots)
+            use_executions(tau_exp, tau_exec, args.dream.as_exploration)
             loss = losses(agent, target, tau_exp, tau_exec, args, explore)
             for name, x in loss.items():
                 if not x.isfinite().all():
@@ -682,12 +698,12 @@ def train(args, bar):
 
 
 def parse():
-    """The command line, over the defaults of its task."""
-    # The first pass only finds the task.
+    """The command line, over the defaults of its task and setting."""
+    # The first pass only finds these two.
     args = Args()
     found, _ = tyro.cli(TaskArgs, add_help=False, return_unknown_args=True)
-    args.task.env = found.env
-    for name, value in DEFAULTS.get(args.task.env, {}).items():
+    defaults = DEFAULTS.get(found.env, {}) | DEFAULTS.get(found.setting, {})
+    for name, value in defaults.items():
         for group in vars(args).values():
             if hasattr(group, name):
                 setattr(group, name, value)

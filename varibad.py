@@ -139,6 +139,7 @@ DEFAULTS = {  # where they are not those above
         "updates_per_round": 16, "buffer_size": 7_000, "sticky_prob": 0.7,
         "weight_decay": 0.1,
     },
+    "standard": {"total_steps": 1_500_000, "learning_rate": 1e-3},
 }  # fmt: skip
 
 
@@ -722,12 +723,12 @@ def train(args, bar):
 
 
 def parse():
-    """The command line, over the defaults of its task."""
-    # The first pass only finds the task.
+    """The command line, over the defaults of its task and setting."""
+    # The first pass only finds these two.
     args = Args()
     found, _ = tyro.cli(TaskArgs, add_help=False, return_unknown_args=True)
-    args.task.env = found.env
-    for name, value in DEFAULTS.get(args.task.env, {}).items():
+    defaults = DEFAULTS.get(found.env, {}) | DEFAULTS.get(found.setting, {})
+    for name, value in defaults.items():
         for group in vars(args).values():
             if hasattr(group, name):
                 setattr(group, name, value)

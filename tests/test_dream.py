@@ -418,6 +418,32 @@ def numbered(first, N):
     )
 
 
+def test_executions_that_teach_exploring():
+    """Of the first half of eight trials, those that knew mu."""
+    number = torch.arange(8.0)
+
+    def episode(sign):
+        x = sign * (number + 1)
+        each, steps = x.long(), x[:, None].repeat(1, 3)
+        tau = {"observation": steps[..., None].repeat(1, 1, 2)}
+        tau |= {"prev_action": steps.long(), "prev_reward": steps}
+        return tau | {"length": each, "instruction": steps, "reward": steps}
+
+    exploration, execution = episode(1) | {"mu": number}, episode(-1)
+    execution["knows_mu"] = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1]) == 1
+    for share, used in ((0, []), (0.5, [0, 2, 3]), (1, [0, 2, 3, 4, 6, 7])):
+        tau_exp = {name: x.clone() for name, x in exploration.items()}
+        tau_exec = {name: x.clone() for name, x in execution.items()}
+        dream.use_executions(tau_exp, tau_exec, share)
+        for name, x in tau_exp.items():
+            replaced = name not in ("mu", "instruction", "reward")
+            of_execution = x.reshape(8, -1)[:, 0] < 0
+            expected = used if replaced else []
+            assert of_execution.nonzero()[:, 0].tolist() == expected, name
+            assert x.abs().equal(exploration[name].abs())
+        assert all(x.equal(execution[name]) for name, x in tau_exec.items())
+
+
 def test_the_replay_keeps_the_latest_trials():
     replay = dream.ReplayBuffer(10)
     replay.add(*numbered(0, 4))

@@ -301,7 +301,6 @@ def test_paper_has_every_run_once():
                 expected |= {f"{method}/coupling-{A}/{seed}"}
         if method != "dream":
             expected |= {f"{method}/bus-show-id/0"}
-    expected |= {f"dream/map-standard-long/{seed}" for seed in range(3)}
     expected |= {"dream/cooking-without-decay/1"}
     expected |= {"dream/sign-nav/3", "dream/sign-nav/4"}
     expected |= {"dream/sign-nav-instruction-picture/0"}

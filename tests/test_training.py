@@ -166,6 +166,23 @@ def test_what_a_round_plays(tmp_path, monkeypatch):
                 assert logged == pytest.approx(last.mean().item())
 
 
+def test_executions_teach_exploring_where_they_are_asked_to(
+    tmp_path, monkeypatch
+):
+    """A quarter of a batch, in which half of the trials know mu."""
+    diary = Diary(monkeypatch)
+    words = "--as-exploration", 0.25, "--batch-size", 64, "--total-steps", 1500
+    train(tmp_path, *BUS, *words, "--setting", "standard")
+    learned = []
+    for update in diary.updates:
+        tau_exp, tau_exec, *_ = update["inputs"]
+        same = tau_exp["prev_action"] == tau_exec["prev_action"]
+        learned.append(same.all(1) & tau_exec["knows_mu"])
+    assert len(learned) >= 4
+    share = torch.stack(learned).float().mean(0)
+    assert share[:16].mean() > 0.3 and share[16:].mean() < 0.05
+
+
 def test_epsilons_of_a_round(tmp_path, monkeypatch):
     """They fall in half of the run; exploration is random until it learns."""
     diary = Diary(monkeypatch)
@@ -452,8 +469,9 @@ def test_defaults_of_a_task_yield_to_the_command_line():
     assert (args.task.env, args.run.seed, args.run.resume) == ("map", 2, True)
     assert args.q_learning.gamma == 0.5
     assert args.run.total_steps == dream.Args().run.total_steps
-    for env, changes in dream.DEFAULTS.items():
-        groups = vars(parse("--env", env)).values()
+    for key, changes in dream.DEFAULTS.items():
+        option = "--setting" if key in envs.SETTINGS else "--env"
+        groups = vars(parse(option, key)).values()
         found = {name: x for group in groups for name, x in vars(group).items()}
         assert {name: found[name] for name in changes} == changes
 
