@@ -87,7 +87,7 @@ class DreamArgs:
     bottleneck_std: float = 0.1  # rho, standard deviation of z around f(mu)
     bottleneck_coef: float = 1e-3  # beta, weight of |f(mu)|^2
     step_penalty: float = 0.02  # c, price of a step of exploration
-    as_exploration: float = 0.0  # share of executions that teach exploring, too
+    as_exploration: float = 0.0  # share of a batch: executions teach exploring
 
 
 @dataclass
@@ -146,7 +146,8 @@ DEFAULTS = {  # of a task or setting, where they are not those above
         "weight_decay": 0.1,
     },
     "standard": {
-        "total_steps": 1_500_000, "learning_rate": 1e-3, "as_exploration": 0.5,
+        "total_steps": 1_500_000, "as_exploration": 0.5,
+        "learning_rate": 1e-3, "min_epsilon": 0.05,
     },
 }  # fmt: skip
 
@@ -460,9 +461,9 @@ def q_loss(policy, target, tau, reward, args, z=None):
 
 
 def use_executions(tau_exp, tau_exec, share):
-    """Not in the paper: of this share of B trials, those that knew mu have
-    their exploration replaced by their execution, which has gone where it pays
-    to go. g and Q-learning can learn from any walk, whoever took it."""
+    """Not in the paper: in this share of B trials, the execution of those that
+    knew mu stands in for the exploration. It has gone where it pays to go, and
+    g and Q-learning can learn from any walk, whoever took it."""
     B = len(tau_exp["mu"])
     used = tau_exec["knows_mu"] & (torch.arange(B) < share * B)
     for name in "observation", "prev_action", "prev_reward", "length":

@@ -139,7 +139,9 @@ DEFAULTS = {  # where they are not those above
         "updates_per_round": 16, "buffer_size": 7_000, "sticky_prob": 0.7,
         "weight_decay": 0.1,
     },
-    "standard": {"total_steps": 1_500_000, "learning_rate": 1e-3},
+    "standard": {
+        "total_steps": 1_500_000, "learning_rate": 1e-3, "min_epsilon": 0.05,
+    },
 }  # fmt: skip
 
 
