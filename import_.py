@@ -660,6 +660,7 @@ def parse():
     # The first pass only finds these two.
     args = Args()
     found, _ = tyro.cli(TaskArgs, add_help=False, return_unknown_args=True)
+    args.task.env = found.env
     defaults = DEFAULTS.get(found.env, {}) | DEFAULTS.get(found.setting, {})
     for name, value in defaults.items():
         for group in vars(args).values():

@@ -63,6 +63,10 @@ def test_exploration_begins_with_what_execution_has_learned(method, tmp_path):
         assert "exploration_loss" not in row
         if (part, method) == ("execution", "rl2"):
             assert row["problem_shown"] == 1
+        if (part, method) == ("execution", "dream"):
+            buffer = torch.load(folder / "checkpoint.pt")["buffer"]
+            knew = buffer["taus"][1]["knows_mu"][: buffer["added"]]
+            assert len(knew) == 32 and knew.all()
     same = {x for x in agents[0] if agents[0][x].equal(agents[1][x])}
     given = ("f.", "pi_exec.") if method == "dream" else ""
     learned = {name for name in agents[0] if name.startswith(given)}
