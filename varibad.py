@@ -53,7 +53,7 @@ class RunArgs:
     run_dir: Path | None = None  # None: runs/<method>/<task>/<seed>
     overwrite: bool = False  # replace an earlier run in run_dir
     resume: bool = False  # go on from the checkpoint of an earlier run there
-    eval: Path | None = None  # do not train: test the agent of this run
+    eval: Path | None = None  # do not train: test this run's agent, as it was
     executions: int = 0  # of a test trial (0: 1, or 4 in setting online)
     eval_every: int = 20_000  # environment steps between evaluations
     checkpoint_minutes: float = 5.0  # minutes between checkpoints (0: never)
@@ -99,9 +99,9 @@ class QLearningArgs:
     target_rate: float = 0.02  # by which targets follow, in each update
     batch_size: int = 64  # trials in an update
     updates_per_round: int = 8  # updates after each num_envs trials
-    buffer_size: int = 16_000  # trials in the replay buffer
+    buffer_size: int = 16_000  # trials in the replay buffer (>= num_envs)
     priority: float = 0.8  # draw trials in proportion to |TD error| ** this
-    min_epsilon: float = 0.15  # share of random actions falls from 1 to this
+    min_epsilon: float = 0.15  # random share: from 1 to this in half of a run
     sticky_prob: float = 0.0  # chance to repeat a random action in execution
 
 
@@ -174,8 +174,7 @@ class Memory(nn.Module):
             self.transition = mlp(3 * hidden, 2 * hidden, hidden)
         self.action = nn.Embedding(len(task.actions) + 1, hidden)
         # What a reward means depends on the instruction; at first, nothing.
-        tokens = int(space["instruction"].nvec.max())
-        self.reward = nn.Embedding(tokens, hidden)
+        self.reward = nn.Embedding(int(space["instruction"].nvec.max()), hidden)
         nn.init.zeros_(self.reward.weight)
         self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
 
@@ -230,9 +229,7 @@ class QHead(nn.Module):
         super().__init__()
         sizes = task.single_observation_space["instruction"].nvec
         # Small, so that the instruction does not drown x
-        self.instruction = reader(
-            task, "instruction", int(sizes.max()), hidden, std=0.2
-        )
+        self.instruction = reader(task, "instruction", sizes.max(), hidden, 0.2)
         any_one = torch.zeros(len(sizes), dtype=torch.long)
         parts = len(self.instruction(any_one))  # tokens, words or a picture
         self.attention = nn.Linear(x_size, parts)
@@ -487,7 +484,7 @@ def valid(length, T):
 
 def act(policy, task, start, epsilon, sticky_prob=0.0, **given):
     """An epsilon-greedy episode tau in each of N copies, and its last info. A
-    random action is repeated by the next one with sticky_prob.
+    random action is, with sticky_prob, that drawn a step before, taken or not.
 
     `start` is what task.explore or task.execute has returned, `given` what the
     policy is given beside tau. Of each step, tau has the observation, the
@@ -495,11 +492,10 @@ def act(policy, task, start, epsilon, sticky_prob=0.0, **given):
     which may be hidden, (N, T + 1, ...); the reward that Q-learning earns by
     its action, (N, T); and the length of each episode (N,), after which all is
     padding."""
-    batch, info = start
     N, T, A = task.num_envs, task.max_steps, len(task.actions)
     tau = {  # (N, T + 1, ...)
         name: torch.as_tensor(x)[:, None].repeat_interleave(T + 1, 1)
-        for name, x in batch.items()
+        for name, x in start[0].items()
     }
     tau["prev_reward"] = tau.pop("reward")
     tau["prev_action"] = torch.zeros(N, T + 1, dtype=torch.long)
@@ -508,13 +504,12 @@ def act(policy, task, start, epsilon, sticky_prob=0.0, **given):
     for t in range(T):
         step = {name: x[:, t : t + 1] for name, x in tau.items()}
         q, state = policy(step, state=state, **given)
-        # Not in the paper: a random `end` is drawn again, lest episodes be
+        # Not in the paper: a random `end` is drawn once more, lest episodes be
         # short; sticky random actions lead farther.
         new, again = torch.randint(A, (2, N))
         if task.actions[-1] == "end":
             new = torch.where(new == A - 1, again, new)
-        sticks = torch.rand(N) < sticky_prob * (t > 0)
-        drawn = torch.where(sticks, drawn, new)
+        drawn = torch.where(torch.rand(N) < sticky_prob * (t > 0), drawn, new)
         greedy = q[:, 0].argmax(1)
         action = torch.where(torch.rand(N) < epsilon, drawn, greedy)
         batch, earned, done, _, info = task.step(action.cpu().numpy())
@@ -530,7 +525,7 @@ def act(policy, task, start, epsilon, sticky_prob=0.0, **given):
 class ReplayBuffer:
     """The latest trials. Not in the paper: they are drawn in proportion to
     |TD error| ** args.q_learning.priority, where a trial's TD error is the root
-    of its Q losses (Schaul et al., 2016, without their weights)."""
+    of its Q losses (Schaul et al., 2016, without importance weights)."""
 
     def __init__(self, size):
         self.size, self.added, self.taus = size, 0, ({}, {})
@@ -611,7 +606,7 @@ def load_agent(run_dir):
             vars(group).update(saved["config"][name])
         agent = Agent(envs.make(**vars(args.task)), args)
         agent.load_state_dict(saved["agent"])
-    return agent, args, saved["row"]
+        return agent, args, saved["row"]
 
 
 def run_directory(args):
@@ -640,7 +635,7 @@ def train(args, bar):
     # Not in the paper: weight decay.
     groups = [{"params": agent.parameters(), "weight_decay": q.weight_decay}]
     optimizer = torch.optim.AdamW(groups, q.learning_rate, fused=True)
-    buffer, rows, next_test = ReplayBuffer(q.buffer_size), [], 0
+    buffer, rows, next_test = ReplayBuffer(max(q.buffer_size, n)), [], 0
     count = {"env_steps": 0, "seconds": 0.0, "trials": 0, "updates": 0}
     logged = {}  # the mean losses of the latest update
 
@@ -726,10 +721,10 @@ def train(args, bar):
 
 def parse():
     """The command line, over the defaults of its task and setting."""
-    # The first pass only finds these two.
+    # A first pass finds the two that the defaults depend on.
     args = Args()
     found, _ = tyro.cli(TaskArgs, add_help=False, return_unknown_args=True)
-    args.task.env = found.env
+    args.task = found
     defaults = DEFAULTS.get(found.env, {}) | DEFAULTS.get(found.setting, {})
     for name, value in defaults.items():
         for group in vars(args).values():
@@ -741,21 +736,20 @@ def parse():
 
 def main():
     args, gpu = parse(), torch.cuda.is_available()
+    run = args.run
     try:
-        if args.run.device == "cuda" and not gpu:
+        if run.device == "cuda" and not gpu:
             raise ValueError("--device cuda: PyTorch finds no GPU")
-        device = "cuda" if gpu and args.run.device != "cpu" else "cpu"
+        device = "cuda" if gpu and run.device != "cpu" else "cpu"
         torch.set_default_device(device)
-        if args.run.eval:
-            agent, then, row = load_agent(args.run.eval)
-            then.run.executions = args.run.executions or then.run.executions
-            args = then
+        if run.eval:
+            agent, args, row = load_agent(run.eval)
+            args.run.executions = run.executions or args.run.executions
             row |= evaluate(agent, args, final=True)
         else:
-            total = args.run.total_steps
-            with tqdm(total=total, unit=" steps", delay=1) as bar:
+            with tqdm(total=run.total_steps, unit=" steps", delay=1) as bar:
                 row = train(args, bar)
-    except (OSError, ValueError, DependencyNotInstalled) as error:
+    except (OSError, ValueError, MemoryError, DependencyNotInstalled) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     print(

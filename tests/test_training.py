@@ -314,6 +314,12 @@ def test_priorities_are_those_of_the_trials_drawn(tmp_path, monkeypatch):
     assert next(updates, None) is None and len(diary.updates) >= 8
 
 
+def test_a_buffer_holds_a_round_at_least(tmp_path):
+    words = *BUS, "--total-steps", 1500, "--buffer-size"
+    few, enough = (train(tmp_path / str(n), *words, n) for n in (3, 16))
+    assert few == enough
+
+
 def test_same_seed_same_numbers(tmp_path):
     words = *MAP, "--total-steps", 2000, "--eval-every", 900
     a = train(tmp_path / "a", *words, "--seed", 3)
@@ -632,7 +638,7 @@ def test_a_file_is_read_once(tmp_path, monkeypatch):
 
 
 UNFIT = "method", "no method", "beginning", "empty", "text", "no such part"
-UNFIT += "hidden size", "task", "attack", "half", "list", "no config"
+UNFIT += "hidden size", "task", "attack", "half", "list", "no config", "no row"
 
 
 @pytest.mark.parametrize("wrong", UNFIT)
@@ -652,6 +658,7 @@ def test_what_does_not_fit(tmp_path, wrong):
         # weights_only refuses functions
         "attack": lambda: config.update(method=os.getcwd),
         "no config": lambda: saved.update(config=None),
+        "no row": lambda: saved.pop("row"),
     }
     files = {
         "beginning": whole[:1000],
@@ -827,6 +834,12 @@ def test_an_error_has_a_line_of_its_own(tmp_path, monkeypatch):
     assert error.splitlines()[-1].startswith("error: ")
 
 
+def test_too_little_memory(tmp_path, monkeypatch):
+    too_much = mock.Mock(side_effect=MemoryError("Unable to allocate 8 TiB"))
+    monkeypatch.setattr(envs, "make", too_much)
+    assert "error: Unable to allocate 8 TiB" in refused("--run-dir", tmp_path)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(tmp_path):
     words = "--device", "cuda", "--run-dir", tmp_path / "run"
@@ -869,3 +882,5 @@ def test_help_has_every_option_and_the_defaults_of_the_task():
     status, output, _ = run("--env", "cooking", "--help")
     assert status == 0 and "--checkpoint-minutes" in output
     assert "2500000)" in output, "of cooking"
+    _, output, _ = run("--setting", "standard", "--help")
+    assert "1500000)" in output and "(default: standard)" in output
