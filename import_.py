@@ -8,15 +8,14 @@ A trial takes place in a problem mu, of which only training knows the id. It is
 an exploration episode tau_exp, without reward, and then execution episodes
 tau_exec, each with an instruction i. What learns:
 
-    h(mu)             an embedding of the id, which a half of training acts on
-    h(tau_:t)         one of the whole trial so far, for the other half and for
-                      testing; loss: |h(tau_:t) - h(mu)|^2, which does not
-                      teach h(mu)
+    h(mu)             an embedding of the id, for half of the trials of training
+    h(tau_:t)         of the whole trial so far, for the other half and testing;
+                      loss: |h(tau_:t) - h(mu)|^2, which does not teach h(mu)
     pi(a|s,i,h)       both episodes; Q-learning on the task reward of execution,
                       without discount while it explores
 
 Exploring is only rewarded by what execution earns later, as in RL^2 (rl2.py).
-"Not in the paper" means that of DREAM, of which this is a baseline (dream.py).
+"The paper" below is that of DREAM (dream.py), in which IMPORT is compared.
 
     python import_.py --env map    # return 0.80 of 0.80, 3 minutes
 """
@@ -81,7 +80,7 @@ class TaskArgs:
 
 @dataclass
 class ImportArgs:
-    pull_coef: float = 1.0  # weight of |h(tau_:t) - h(mu)|^2
+    pull_coef: float = 1.0  # weight of |h(tau_:t) - h(mu)|^2, mean over steps
 
 
 @dataclass
@@ -129,8 +128,7 @@ DEFAULTS = {  # where they are not those above
     "map": {"learning_rate": 2e-3},
     "distracting-bus": {"total_steps": 1_000_000},
     "cooking": {
-        "total_steps": 2_500_000, "pull_coef": 0.1,
-        "weight_decay": 0.1,
+        "total_steps": 2_500_000, "pull_coef": 0.1, "weight_decay": 0.1,
     },
     "sign-nav": {
         "total_steps": 1_000_000, "pull_coef": 0.1,
@@ -259,22 +257,19 @@ class Agent(nn.Module):
         self.h_mu = reader(task, "problem_id", task.num_problems, hidden, 0.1)
         self.head = QHead(2 * hidden, task, hidden)
 
-    def embed(self, tau, state=None):
-        """h(tau_:t) and s_t at each step, (B, T, hidden), and the state."""
-        x, state = self.memory(tau, state)
+    def q(self, x, tau, mu, knows_mu):
+        """Q (B, T, A) by h(mu) where knows_mu (B,), else by h(tau_:t), and
+        h(tau_:t) (B, T, hidden), of what the memory knows, x."""
         y, s = x.chunk(2, 2)
-        return self.h_tau(y), s, state
-
-    def q(self, tau, s, h_tau, mu, knows_mu):
-        """Q (B, T, A) at each step, where knows_mu (B,) by h(mu)."""
+        h_tau = self.h_tau(y)
         h = torch.where(knows_mu[:, None, None], self.h_mu(mu)[:, None], h_tau)
-        return self.head(torch.cat([h, s], 2), tau["instruction"])
+        return self.head(torch.cat([h, s], 2), tau["instruction"]), h_tau
 
     def forward(self, tau, mu, knows_mu, state=None, carried=None):
-        """Q (B, T, A) at each step, and the state. At an episode's first step,
-        which has none, it is carried over from the end of the one before."""
-        h_tau, s, state = self.embed(tau, state or carried)
-        return self.q(tau, s, h_tau, mu, knows_mu), state
+        """Q (B, T, A) at each step, and the state, which at an episode's first
+        step is None: then it goes on from `carried`, of the episode before."""
+        x, state = self.memory(tau, state or carried)
+        return self.q(x, tau, mu, knows_mu)[0], state
 
 
 # --- 3. The method ------------------------------------------------------------
@@ -282,17 +277,18 @@ class Agent(nn.Module):
 # Execution is paid by the task; exploration earns nothing but, at its end, what
 # the execution after it is worth. Half of the trials are played with h(mu), the
 # others with h(tau_:t), which imitates it. B trials are learned from, N played.
-READ = "observation", "instruction", "prev_action", "prev_reward"
+READ = "observation", "instruction", "prev_action", "prev_reward"  # by Memory
 
 
 def join(tau_exp, tau_exec):
-    """Both episodes of B trials as one, (B, L + 1, ...), without the padding
-    between them. One step, without reward and with the action "none", leads
-    from the last observation of exploration to the first of execution."""
+    """Both episodes of B trials, of up to L steps, as one, (B, L + 1, ...). One
+    step, not padding, leads from the last observation of exploration to the
+    first of execution, without reward and with the action "none"."""
     B, T = tau_exp["reward"].shape
     explored = tau_exp["length"][:, None]  # (B, 1)
     length = tau_exp["length"] + 1 + tau_exec["length"]
     t = torch.arange(length.max() + 1)
+    # Of a trial, T + 1 rows are of tau_exp, then T + 1 of tau_exec.
     rows = torch.where(t <= explored, t, t - explored + T).clamp(max=2 * T + 1)
     rows += (2 * T + 2) * torch.arange(B)[:, None]  # (B, L + 1)
     tau = {"length": length, "explored": tau_exp["length"]}
@@ -300,11 +296,9 @@ def join(tau_exp, tau_exec):
         both = [tau_exp[name], tau_exec[name]]
         if name == "reward":
             both = [nn.functional.pad(x, (0, 1)) for x in both]
-        both = torch.cat(both, 1).flatten(0, 1)
-        # both[rows], but several times as fast
-        tau[name] = both.index_select(0, rows.flatten()).unflatten(
-            0, rows.shape
-        )
+        x = torch.cat(both, 1).flatten(0, 1)
+        x = x.index_select(0, rows.flatten())  # faster than x[rows]
+        tau[name] = x.unflatten(0, rows.shape)
     return tau
 
 
@@ -321,31 +315,30 @@ def lambda_returns(reward, value, trace, gamma):
 
 
 def q_losses(q, target_q, tau, args):
-    """Squared errors of double Q-learning, {name: (B,)}, summed over either
-    episode of joined trials, from Q (B, L + 1, A). Divided by its mean length,
-    so that their mean is the mean over all steps."""
+    """Squared errors of double Q-learning, {name: (B,)}, summed over one of the
+    episodes of joined trials, from Q (B, L + 1, A), and divided by its mean
+    length, so that their mean is the mean over its steps."""
     q, target_q, action = q[:, :-1], target_q[:, :-1], tau["prev_action"][:, 1:]
     counts, t = valid(tau["length"], q.shape[1]), torch.arange(q.shape[1])
     explored = tau["explored"][:, None]
-    exploring, executing = t < explored, counts & (t > explored)  # (B, L)
     greedy = q.argmax(2)
     value = target_q.gather(2, greedy[..., None])[..., 0] * counts
     # Not in the paper: Q(lambda). What follows a non-greedy action is not what
     # greedy play is worth: Watkins cuts it off, Peng does not.
     keep = (action == greedy) | (not args.q_learning.cut_traces)
     trace = args.q_learning.q_lambda * keep
-    # Exploration earns what the task pays for it, if the setting has it paid,
-    # and at its end what execution is then worth. A discount on the way there
-    # would reward cutting it short.
+    # Exploring earns what the setting pays, and at its end what execution is
+    # worth; the step between is no choice and hands it on. Not in the paper: no
+    # discount up to there, which would reward cutting exploration short.
     trace = torch.where(t == explored, 1.0, trace)
     gamma = torch.where(t <= explored, 1.0, args.q_learning.gamma)
     returns = lambda_returns(tau["reward"][:, :-1], value, trace, gamma)
     taken = action.clamp(max=q.shape[2] - 1)[..., None]  # "none" is not learned
     error = (q.gather(2, taken)[..., 0] - returns) ** 2
-    steps = {"execution": executing, "exploration": exploring}
+    mask = {"execution": counts & (t > explored), "exploration": t < explored}
     return {
         name: (error * x).sum(1) / x.sum(1).float().mean()
-        for name, x in steps.items()
+        for name, x in mask.items()
     }
 
 
@@ -353,8 +346,7 @@ def losses(agent, target, tau_exp, tau_exec, args):
     """What B replayed trials teach, {name: (B,)}."""
     tau = join(tau_exp, tau_exec)
     mu, knows_mu = tau_exp["mu"], tau_exp["knows_mu"]
-    h_tau, s, _ = agent.embed(tau)  # (B, L + 1, hidden)
-    q = agent.q(tau, s, h_tau, mu, knows_mu)
+    q, h_tau = agent.q(agent.memory(tau)[0], tau, mu, knows_mu)
     with torch.no_grad():
         target_q, _ = target(tau, mu, knows_mu)
     loss = q_losses(q, target_q, tau, args)
@@ -371,21 +363,18 @@ def remember(memory, tau, state):
     `act` has not read, included; `state` is the memory before the episode."""
     for t in range(tau["length"].max() + 1):
         _, new = memory({name: tau[name][:, t : t + 1] for name in READ}, state)
-        goes_on = t <= tau["length"][:, None]  # (N, 1)
-        state = [
-            torch.where(goes_on, x, old) for x, old in zip(new, state or new)
-        ]
+        more = t <= tau["length"][:, None]  # (N, 1)
+        state = [torch.where(more, x, old) for x, old in zip(new, state or new)]
     return state
 
 
 @torch.no_grad()
 def trial(agent, args, task, mu, instructions, knows_mu, epsilons):
-    """Play N trials in problems mu (N,): one exploration, then an execution for
-    each of instructions[1:], (N,) each; [0] is that of exploration, where it
-    has any. What is None is drawn by the task.
-    h is of mu where knows_mu (N,), in training, and else of tau; epsilons are
-    the shares of random actions in exploration and in execution. Returns
-    tau_exp, [tau_exec, ...], and the last info of each episode."""
+    """Play N trials in problems mu (N,): an exploration with the first of the
+    instructions, (N,) each, and an execution with each other one. What is None
+    is drawn by the task. h is of mu where knows_mu (N,), which only training
+    has, else of tau; epsilons are the shares of random actions, exploring and
+    executing. Returns tau_exp, [tau_exec, ...], the last info of each."""
     start = task.explore(mu, instructions[0])
     known = {"mu": torch.tensor(task.problem), "knows_mu": knows_mu}
     tau_exp, info = act(agent, task, start, epsilons[0], **known)
@@ -491,9 +480,8 @@ def evaluate(agent, args, final=False):
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        K = args.run.executions
-        row = envs.meta_test(play, executions=K, final=final, **vars(args.task))
-    return row
+        K, task = args.run.executions, vars(args.task)
+        return envs.meta_test(play, executions=K, final=final, **task)
 
 
 def save(path, content):
@@ -559,7 +547,7 @@ def train(args, bar):
     # Not in the paper: a running average gives the targets, and is what is
     # tested and saved.
     target = copy.deepcopy(agent).requires_grad_(False)
-    # Not in the paper: weight decay, but of h(mu), where it would pull all
+    # Not in the paper: weight decay, but none of h(mu), where it would pull all
     # problems together.
     others = nn.ModuleList([agent.memory, agent.h_tau, agent.head])
     groups = [{"params": others.parameters(), "weight_decay": q.weight_decay}]
@@ -641,9 +629,8 @@ def train(args, bar):
             optimizer.step()
             for average, p in zip(target.parameters(), agent.parameters()):
                 average.lerp_(p.detach(), q.target_rate)
-            td_error = loss["execution"] + loss["exploration"]
-            td_error = (td_error.detach() + 1e-6).sqrt()
-            buffer.priority[slots] = td_error**q.priority
+            td_error = (loss["execution"] + loss["exploration"]).detach()
+            buffer.priority[slots] = (td_error + 1e-6).sqrt() ** q.priority
             count["updates"] += 1
         logged = {f"{name}_loss": x.mean().item() for name, x in loss.items()}
         count["seconds"] += time.perf_counter() - began

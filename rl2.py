@@ -13,8 +13,8 @@ i. One network learns:
                       execution, without discount while it explores
 
 Exploring is only rewarded by what execution earns later: the two have to be
-learned together. That is what DREAM (dream.py) avoids, of whose paper (Liu et
-al., 2021) this is a baseline; "not in the paper" means that one.
+learned together, which DREAM (dream.py) avoids. "The paper" below is that of
+DREAM (Liu et al., 2021), in which RL^2 is compared.
 
     python rl2.py --env map    # return 0.32 of 0.80: it walks; 4 minutes
 """
@@ -249,8 +249,8 @@ class Agent(nn.Module):
         self.head = QHead(2 * hidden, task, hidden)
 
     def forward(self, tau, state=None, carried=None):
-        """Q (B, T, A) at each step, and the state. At an episode's first step,
-        which has none, it is carried over from the end of the one before."""
+        """Q (B, T, A) at each step, and the state, which at an episode's first
+        step is None: then it goes on from `carried`, of the episode before."""
         x, state = self.memory(tau, state or carried)
         return self.head(x, tau["instruction"]), state
 
@@ -259,17 +259,18 @@ class Agent(nn.Module):
 # In problem mu, explore, then execute instructions, with one memory of it all.
 # Execution is paid by the task; exploration earns nothing but, at its end, what
 # the execution after it is worth. B trials are learned from, N played at once.
-READ = "observation", "instruction", "prev_action", "prev_reward"
+READ = "observation", "instruction", "prev_action", "prev_reward"  # by Memory
 
 
 def join(tau_exp, tau_exec):
-    """Both episodes of B trials as one, (B, L + 1, ...), without the padding
-    between them. One step, without reward and with the action "none", leads
-    from the last observation of exploration to the first of execution."""
+    """Both episodes of B trials, of up to L steps, as one, (B, L + 1, ...). One
+    step, not padding, leads from the last observation of exploration to the
+    first of execution, without reward and with the action "none"."""
     B, T = tau_exp["reward"].shape
     explored = tau_exp["length"][:, None]  # (B, 1)
     length = tau_exp["length"] + 1 + tau_exec["length"]
     t = torch.arange(length.max() + 1)
+    # Of a trial, T + 1 rows are of tau_exp, then T + 1 of tau_exec.
     rows = torch.where(t <= explored, t, t - explored + T).clamp(max=2 * T + 1)
     rows += (2 * T + 2) * torch.arange(B)[:, None]  # (B, L + 1)
     tau = {"length": length, "explored": tau_exp["length"]}
@@ -277,11 +278,9 @@ def join(tau_exp, tau_exec):
         both = [tau_exp[name], tau_exec[name]]
         if name == "reward":
             both = [nn.functional.pad(x, (0, 1)) for x in both]
-        both = torch.cat(both, 1).flatten(0, 1)
-        # both[rows], but several times as fast
-        tau[name] = both.index_select(0, rows.flatten()).unflatten(
-            0, rows.shape
-        )
+        x = torch.cat(both, 1).flatten(0, 1)
+        x = x.index_select(0, rows.flatten())  # faster than x[rows]
+        tau[name] = x.unflatten(0, rows.shape)
     return tau
 
 
@@ -298,31 +297,30 @@ def lambda_returns(reward, value, trace, gamma):
 
 
 def q_losses(q, target_q, tau, args):
-    """Squared errors of double Q-learning, {name: (B,)}, summed over either
-    episode of joined trials, from Q (B, L + 1, A). Divided by its mean length,
-    so that their mean is the mean over all steps."""
+    """Squared errors of double Q-learning, {name: (B,)}, summed over one of the
+    episodes of joined trials, from Q (B, L + 1, A), and divided by its mean
+    length, so that their mean is the mean over its steps."""
     q, target_q, action = q[:, :-1], target_q[:, :-1], tau["prev_action"][:, 1:]
     counts, t = valid(tau["length"], q.shape[1]), torch.arange(q.shape[1])
     explored = tau["explored"][:, None]
-    exploring, executing = t < explored, counts & (t > explored)  # (B, L)
     greedy = q.argmax(2)
     value = target_q.gather(2, greedy[..., None])[..., 0] * counts
     # Not in the paper: Q(lambda). What follows a non-greedy action is not what
     # greedy play is worth: Watkins cuts it off, Peng does not.
     keep = (action == greedy) | (not args.q_learning.cut_traces)
     trace = args.q_learning.q_lambda * keep
-    # Exploration earns what the task pays for it, if the setting has it paid,
-    # and at its end what execution is then worth. A discount on the way there
-    # would reward cutting it short.
+    # Exploring earns what the setting pays, and at its end what execution is
+    # worth; the step between is no choice and hands it on. Not in the paper: no
+    # discount up to there, which would reward cutting exploration short.
     trace = torch.where(t == explored, 1.0, trace)
     gamma = torch.where(t <= explored, 1.0, args.q_learning.gamma)
     returns = lambda_returns(tau["reward"][:, :-1], value, trace, gamma)
     taken = action.clamp(max=q.shape[2] - 1)[..., None]  # "none" is not learned
     error = (q.gather(2, taken)[..., 0] - returns) ** 2
-    steps = {"execution": executing, "exploration": exploring}
+    mask = {"execution": counts & (t > explored), "exploration": t < explored}
     return {
         name: (error * x).sum(1) / x.sum(1).float().mean()
-        for name, x in steps.items()
+        for name, x in mask.items()
     }
 
 
@@ -340,30 +338,25 @@ def remember(memory, tau, state):
     `act` has not read, included; `state` is the memory before the episode."""
     for t in range(tau["length"].max() + 1):
         _, new = memory({name: tau[name][:, t : t + 1] for name in READ}, state)
-        goes_on = t <= tau["length"][:, None]  # (N, 1)
-        state = [
-            torch.where(goes_on, x, old) for x, old in zip(new, state or new)
-        ]
+        more = t <= tau["length"][:, None]  # (N, 1)
+        state = [torch.where(more, x, old) for x, old in zip(new, state or new)]
     return state
 
 
 @torch.no_grad()
 def trial(agent, args, task, mu, instructions, epsilons):
-    """Play N trials in problems mu (N,): one exploration, then an execution for
-    each of instructions[1:], (N,) each; [0] is that of exploration, where it
-    has any. What is None is drawn by the task.
-    epsilons are the shares of random actions in exploration and in execution.
-    Returns tau_exp, [tau_exec, ...], and the last info of each episode."""
+    """Play N trials in problems mu (N,): an exploration with the first of the
+    instructions, (N,) each, and an execution with each other one. What is None
+    is drawn by the task; epsilons are the shares of random actions, exploring
+    and executing. Returns tau_exp, [tau_exec, ...], the last info of each."""
     start = task.explore(mu, instructions[0])
     tau_exp, info = act(agent, task, start, epsilons[0])
-    tau_execs, infos, tau, carried = [], [info], tau_exp, None
+    tau_execs, infos, tau, state = [], [info], tau_exp, None
     sticky = args.q_learning.sticky_prob  # Not in the paper: see act
     for instruction in instructions[1:]:
         start = task.execute(instruction)
-        carried = remember(agent.memory, tau, carried)
-        tau, info = act(
-            agent, task, start, epsilons[1], sticky, carried=carried
-        )
+        state = remember(agent.memory, tau, state)
+        tau, info = act(agent, task, start, epsilons[1], sticky, carried=state)
         tau_execs.append(tau)
         infos.append(info)
     return tau_exp, tau_execs, infos
@@ -457,9 +450,8 @@ def evaluate(agent, args, final=False):
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        K = args.run.executions
-        row = envs.meta_test(play, executions=K, final=final, **vars(args.task))
-    return row
+        K, task = args.run.executions, vars(args.task)
+        return envs.meta_test(play, executions=K, final=final, **task)
 
 
 def save(path, content):
@@ -603,9 +595,8 @@ def train(args, bar):
             optimizer.step()
             for average, p in zip(target.parameters(), agent.parameters()):
                 average.lerp_(p.detach(), q.target_rate)
-            td_error = loss["execution"] + loss["exploration"]
-            td_error = (td_error.detach() + 1e-6).sqrt()
-            buffer.priority[slots] = td_error**q.priority
+            td_error = (loss["execution"] + loss["exploration"]).detach()
+            buffer.priority[slots] = (td_error + 1e-6).sqrt() ** q.priority
             count["updates"] += 1
         logged = {f"{name}_loss": x.mean().item() for name, x in loss.items()}
         count["seconds"] += time.perf_counter() - began

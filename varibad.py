@@ -10,14 +10,13 @@ i. What learns:
 
     q(m|tau_:t)       encoder: a normal distribution over a latent m, from the
                       whole trial so far; loss: the ELBO
-    p(tau|m)          decoder: next states and rewards of the whole trial; loss:
-                      the ELBO
-    pi(a|s,i,b)       both episodes, on b, mean and log variance of m;
+    p(tau|m)          decoder: next states and rewards of all of it; same loss
+    pi(a|s,i,b)       acts in both episodes; b: mean and log variance of q;
                       Q-learning on the task reward of execution, no discount
                       while it explores; this does not teach the encoder
 
 Exploring is only rewarded by what execution earns later, as in RL^2 (rl2.py).
-"Not in the paper" means that of DREAM, of which this is a baseline (dream.py).
+"The paper" below is that of DREAM (dream.py), in which VariBAD is compared.
 
     python varibad.py --env map    # return 0.41 of 0.80, seven minutes
 """
@@ -83,8 +82,8 @@ class TaskArgs:
 @dataclass
 class VaribadArgs:
     latent_size: int = 32  # of m
-    prefixes: int = 4  # posteriors of a trial from which it is predicted
-    kl_coef: float = 4e-3  # weight of the KL divergence (1: the true ELBO)
+    prefixes: int = 4  # steps of a trial whose posteriors predict all of it
+    kl_coef: float = 4e-3  # weight of the KL divergence (in the ELBO: 1)
 
 
 @dataclass
@@ -250,7 +249,7 @@ class QHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Predicts the next observation and the reward of a transition by m."""
+    """Predicts s_next of (s, a, m), and the reward of all these and i."""
 
     def __init__(self, task, hidden, M):
         super().__init__()
@@ -258,14 +257,12 @@ class Decoder(nn.Module):
         self.sizes = [3 * 6 * 8]  # of a frame: its blocks of 10 x 10 pixels
         if len(space["observation"].shape) == 1:
             self.sizes = space["observation"].nvec.tolist()
-        none = torch.as_tensor(space["instruction"].nvec) - 1
+        none = torch.as_tensor(space["instruction"].nvec) - 1  # no instruction
         self.register_buffer("none", none)
         self.action = nn.Embedding(len(task.actions), hidden)
         self.instruction = nn.Embedding(int(none.max()) + 1, hidden)
-        inputs = 2 * hidden
-        self.next = mlp(M + inputs, 2 * hidden, sum(self.sizes))
-        inputs += (1 + len(none)) * hidden
-        self.reward = mlp(M + inputs, 2 * hidden, 1)
+        self.next = mlp(M + 2 * hidden, 2 * hidden, sum(self.sizes))
+        self.reward = mlp(M + (3 + len(none)) * hidden, 2 * hidden, 1)
 
     def forward(self, m, s, action, s_next, instruction):
         """R transitions, m (R, K, M) -> what is next (R, K, outputs), and its
@@ -278,7 +275,7 @@ class Decoder(nn.Module):
 
 
 class Agent(nn.Module):
-    """A Q(s_t, i, q(m | tau_:t), a), where tau is the whole trial so far."""
+    """Q(s_t, i, b_t, a), where b_t is of q(m | tau_:t), tau the whole trial."""
 
     def __init__(self, task, args):
         super().__init__()
@@ -288,7 +285,7 @@ class Agent(nn.Module):
         self.memory = Memory(task, hidden)
         self.posterior = nn.Linear(2 * hidden, 2 * M)
         self.decoder = Decoder(task, hidden, M)
-        self.eyes = Memory(task, hidden)  # of which it only uses `encode`
+        self.eyes = Memory(task, hidden)  # its `encode`: s for Q, taught by Q
         self.known = nn.Linear(2 * M + hidden, hidden)
         self.head = QHead(2 * hidden, task, hidden)
 
@@ -298,35 +295,35 @@ class Agent(nn.Module):
         return self.posterior(x), state
 
     def q(self, tau, belief):
-        """Q (B, T, A) at each step; its loss does not teach the belief."""
+        """Q (B, T, A) of s and a belief that its loss does not teach."""
         s = self.eyes.encode(tau)
         known = self.known(torch.cat([belief.detach(), s], 2)).tanh()
         return self.head(torch.cat([known, 0.2 * s], 2), tau["instruction"])
 
     def forward(self, tau, state=None, carried=None):
-        """Q (B, T, A) at each step, and the state. At an episode's first step,
-        which has none, it is carried over from the end of the one before."""
+        """Q (B, T, A) at each step, and the state, which at an episode's first
+        step is None: then it goes on from `carried`, of the episode before."""
         belief, state = self.believe(tau, state or carried)
         return self.q(tau, belief), state
 
 
 # --- 3. The method ------------------------------------------------------------
 # In problem mu, explore, then execute instructions, with one belief of it all.
-# Execution is paid by the task, exploration only by what execution, having seen
-# it, is then worth. The belief is learned by predicting the trial, its past and
-# its future, from the posteriors of some steps. B trials are learned from, N
-# played at once.
-READ = "observation", "instruction", "prev_action", "prev_reward"
+# Execution is paid by the task, exploration by what execution is worth after
+# it. Posteriors of some steps learn to predict the whole trial, its past and
+# its future. B trials are learned from, N played at once.
+READ = "observation", "instruction", "prev_action", "prev_reward"  # by Memory
 
 
 def join(tau_exp, tau_exec):
-    """Both episodes of B trials as one, (B, L + 1, ...), without the padding
-    between them. One step, without reward and with the action "none", leads
-    from the last observation of exploration to the first of execution."""
+    """Both episodes of B trials, of up to L steps, as one, (B, L + 1, ...). One
+    step, not padding, leads from the last observation of exploration to the
+    first of execution, without reward and with the action "none"."""
     B, T = tau_exp["reward"].shape
     explored = tau_exp["length"][:, None]  # (B, 1)
     length = tau_exp["length"] + 1 + tau_exec["length"]
     t = torch.arange(length.max() + 1)
+    # Of a trial, T + 1 rows are of tau_exp, then T + 1 of tau_exec.
     rows = torch.where(t <= explored, t, t - explored + T).clamp(max=2 * T + 1)
     rows += (2 * T + 2) * torch.arange(B)[:, None]  # (B, L + 1)
     tau = {"length": length, "explored": tau_exp["length"]}
@@ -334,11 +331,9 @@ def join(tau_exp, tau_exec):
         both = [tau_exp[name], tau_exec[name]]
         if name == "reward":
             both = [nn.functional.pad(x, (0, 1)) for x in both]
-        both = torch.cat(both, 1).flatten(0, 1)
-        # both[rows], but several times as fast
-        tau[name] = both.index_select(0, rows.flatten()).unflatten(
-            0, rows.shape
-        )
+        x = torch.cat(both, 1).flatten(0, 1)
+        x = x.index_select(0, rows.flatten())  # faster than x[rows]
+        tau[name] = x.unflatten(0, rows.shape)
     return tau
 
 
@@ -355,31 +350,30 @@ def lambda_returns(reward, value, trace, gamma):
 
 
 def q_losses(q, target_q, tau, args):
-    """Squared errors of double Q-learning, {name: (B,)}, summed over either
-    episode of joined trials, from Q (B, L + 1, A). Divided by its mean length,
-    so that their mean is the mean over all steps."""
+    """Squared errors of double Q-learning, {name: (B,)}, summed over one of the
+    episodes of joined trials, from Q (B, L + 1, A), and divided by its mean
+    length, so that their mean is the mean over its steps."""
     q, target_q, action = q[:, :-1], target_q[:, :-1], tau["prev_action"][:, 1:]
     counts, t = valid(tau["length"], q.shape[1]), torch.arange(q.shape[1])
     explored = tau["explored"][:, None]
-    exploring, executing = t < explored, counts & (t > explored)  # (B, L)
     greedy = q.argmax(2)
     value = target_q.gather(2, greedy[..., None])[..., 0] * counts
     # Not in the paper: Q(lambda). What follows a non-greedy action is not what
     # greedy play is worth: Watkins cuts it off, Peng does not.
     keep = (action == greedy) | (not args.q_learning.cut_traces)
     trace = args.q_learning.q_lambda * keep
-    # Exploration earns what the task pays for it, if the setting has it paid,
-    # and at its end what execution is then worth. A discount on the way there
-    # would reward cutting it short.
+    # Exploring earns what the setting pays, and at its end what execution is
+    # worth; the step between is no choice and hands it on. Not in the paper: no
+    # discount up to there, which would reward cutting exploration short.
     trace = torch.where(t == explored, 1.0, trace)
     gamma = torch.where(t <= explored, 1.0, args.q_learning.gamma)
     returns = lambda_returns(tau["reward"][:, :-1], value, trace, gamma)
     taken = action.clamp(max=q.shape[2] - 1)[..., None]  # "none" is not learned
     error = (q.gather(2, taken)[..., 0] - returns) ** 2
-    steps = {"execution": executing, "exploration": exploring}
+    mask = {"execution": counts & (t > explored), "exploration": t < explored}
     return {
         name: (error * x).sum(1) / x.sum(1).float().mean()
-        for name, x in steps.items()
+        for name, x in mask.items()
     }
 
 
@@ -412,8 +406,11 @@ def decoding_error(agent, m, tau):
     instruction, decoder = tau["instruction"][b, t], agent.decoder
     predicted, reward = decoder(m[b], s[b, t], action, s[b, t + 1], instruction)
     error = surprise(tau["observation"][b, t + 1], predicted, decoder.sizes)
-    paid = (instruction != decoder.none).any(1)
-    error = error + (reward - tau["reward"][b, t, None]) ** 2 * paid[:, None]
+    asked = (instruction != decoder.none).any(1)
+    # A reward may be shown and not paid, or paid and not shown: else it is 0.
+    shown, paid = tau["prev_reward"][b, t + 1], tau["reward"][b, t]
+    earned = torch.where(shown == 0, paid, shown)[:, None]
+    error = error + (reward - earned) ** 2 * asked[:, None]
     return error.new_zeros(B).index_add(0, b, error.mean(1))
 
 
@@ -432,11 +429,11 @@ def losses(agent, target, tau_exp, tau_exec, args):
     old = torch.cat([torch.zeros_like(belief[:, :1]), belief[:, :-1]], 1)
     kl = (divergence(belief, old) * seen).sum(1) / seen.sum(1)
 
-    # From some of the posteriors, the whole trial: its past and its future
+    # Some of the posteriors predict the whole trial, its past and its future.
     t = seen.float().multinomial(args.varibad.prefixes, replacement=True)
     mean, log_var = belief[torch.arange(B)[:, None], t].chunk(2, 2)
     m = mean + (0.5 * log_var).exp() * torch.randn_like(mean)  # (B, K, M)
-    error = sum(decoding_error(agent, m, tau) for tau in (tau_exp, tau_exec))
+    error = sum(decoding_error(agent, m, x) for x in (tau_exp, tau_exec))
     mean_length = (tau_exp["length"] + tau_exec["length"]).float().mean()
     loss["elbo"] = (error + args.varibad.kl_coef * kl) / mean_length
     return loss
@@ -447,30 +444,25 @@ def remember(memory, tau, state):
     `act` has not read, included; `state` is the memory before the episode."""
     for t in range(tau["length"].max() + 1):
         _, new = memory({name: tau[name][:, t : t + 1] for name in READ}, state)
-        goes_on = t <= tau["length"][:, None]  # (N, 1)
-        state = [
-            torch.where(goes_on, x, old) for x, old in zip(new, state or new)
-        ]
+        more = t <= tau["length"][:, None]  # (N, 1)
+        state = [torch.where(more, x, old) for x, old in zip(new, state or new)]
     return state
 
 
 @torch.no_grad()
 def trial(agent, args, task, mu, instructions, epsilons):
-    """Play N trials in problems mu (N,): one exploration, then an execution for
-    each of instructions[1:], (N,) each; [0] is that of exploration, where it
-    has any. What is None is drawn by the task.
-    epsilons are the shares of random actions in exploration and in execution.
-    Returns tau_exp, [tau_exec, ...], and the last info of each episode."""
+    """Play N trials in problems mu (N,): an exploration with the first of the
+    instructions, (N,) each, and an execution with each other one. What is None
+    is drawn by the task; epsilons are the shares of random actions, exploring
+    and executing. Returns tau_exp, [tau_exec, ...], the last info of each."""
     start = task.explore(mu, instructions[0])
     tau_exp, info = act(agent, task, start, epsilons[0])
-    tau_execs, infos, tau, carried = [], [info], tau_exp, None
+    tau_execs, infos, tau, state = [], [info], tau_exp, None
     sticky = args.q_learning.sticky_prob  # Not in the paper: see act
     for instruction in instructions[1:]:
         start = task.execute(instruction)
-        carried = remember(agent.memory, tau, carried)
-        tau, info = act(
-            agent, task, start, epsilons[1], sticky, carried=carried
-        )
+        state = remember(agent.memory, tau, state)
+        tau, info = act(agent, task, start, epsilons[1], sticky, carried=state)
         tau_execs.append(tau)
         infos.append(info)
     return tau_exp, tau_execs, infos
@@ -564,9 +556,8 @@ def evaluate(agent, args, final=False):
 
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        K = args.run.executions
-        row = envs.meta_test(play, executions=K, final=final, **vars(args.task))
-    return row
+        K, task = args.run.executions, vars(args.task)
+        return envs.meta_test(play, executions=K, final=final, **task)
 
 
 def save(path, content):
@@ -710,9 +701,8 @@ def train(args, bar):
             optimizer.step()
             for average, p in zip(target.parameters(), agent.parameters()):
                 average.lerp_(p.detach(), q.target_rate)
-            td_error = loss["execution"] + loss["exploration"]
-            td_error = (td_error.detach() + 1e-6).sqrt()
-            buffer.priority[slots] = td_error**q.priority
+            td_error = (loss["execution"] + loss["exploration"]).detach()
+            buffer.priority[slots] = (td_error + 1e-6).sqrt() ** q.priority
             count["updates"] += 1
         logged = {f"{name}_loss": x.mean().item() for name, x in loss.items()}
         count["seconds"] += time.perf_counter() - began

@@ -622,13 +622,21 @@ def test_varibad_latents_have_mean_and_variance(monkeypatch):
     assert (moved[:8] == len(m)).all() and (moved[8:] != 0).all()
 
 
-@pytest.mark.parametrize("instructed", [False, True])
-def test_varibad_predicts_every_transition(instructed):
-    """With an instruction, rewards as well."""
+@pytest.mark.parametrize("reward", ["none", "paid", "shown", "both"])
+def test_varibad_predicts_every_transition(reward):
+    """With an instruction, rewards as well: those of exploration are shown, but
+    not paid, in `imrl-rewards`; those of execution are paid, but not shown."""
     _, agent, _, tau_exp, tau_exec = trials(varibad)
     tau, decoder = tau_exec, agent.decoder
-    if not instructed:
-        tau = tau_exp | {"reward": tau_exec["reward"]}  # none of them counts
+    earned = tau["reward"]
+    assert (earned != 0).any() and not tau["prev_reward"].any()
+    if reward == "none":
+        tau = tau_exp | {"reward": earned}  # there is no instruction
+    elif reward != "paid":
+        shown = torch.nn.functional.pad(earned, (1, 0))
+        tau = tau | {"prev_reward": shown}
+    if reward == "shown":
+        tau = tau | {"reward": torch.zeros_like(earned)}
     m, nvec = torch.randn(12, 3, 8), decoder.sizes
     assert (
         nvec
@@ -649,9 +657,9 @@ def test_varibad_predicts_every_transition(instructed):
                 logits = decoder.next(x).split(nvec)
                 for x_, token in zip(logits, now["observation"][0, 1]):
                     total += torch.nn.functional.cross_entropy(x_, token) / 3
-                if instructed:
-                    reward = decoder.reward(torch.cat([x, s_next, i]))[0]
-                    total += (reward - tau["reward"][b, t]) ** 2 / 3
+                if reward != "none":
+                    guess = decoder.reward(torch.cat([x, s_next, i]))[0]
+                    total += (guess - earned[b, t]) ** 2 / 3
         torch.testing.assert_close(found[b], total)
 
 
