@@ -62,9 +62,7 @@ CHANGES = {  # of the scripts, {what stands there: instead}
             "ask = lambda tau, state: (last.expand(task.num_envs, 1, -1), 0)\n"
             "    tau_exp, info = act(ask, task, start, 0)"
         ),
-        '"execution": executing, "exploration": exploring': (
-            '"execution": executing'
-        ),
+        ', "exploration": t < explored}': "}",
         'loss["execution"] + loss["exploration"]': 'loss["execution"]',
     },
     ("exploration", "rl2"): {

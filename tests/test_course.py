@@ -287,11 +287,11 @@ OF_RL2 = {
         ("tau[\"reward\"][:, :-1], value, trace",
          "tau[\"reward\"][:, :-1], value * (t != explored), "
          "trace * (t != explored)"),
-        ("tau[\"reward\"][:, :-1]", "tau[\"reward\"][:, :-1] * executing"),
+        ("tau[\"reward\"][:, :-1]", "tau[\"reward\"][:, :-1] * (t > explored)"),
         ("tau[\"reward\"][:, :-1]", "tau[\"reward\"][:, 1:]"),
         # The step between is learned from, or is an error
         ("t > explored", "t >= explored"),
-        ("t < explored, counts", "t <= explored, counts"),
+        ("t < explored", "t <= explored"),
         (".clamp(max=q.shape[2] - 1)", ""),
         # Padding counts
         ("counts & (t > explored)", "t > explored"),
@@ -315,9 +315,9 @@ OF_RL2 = {
         ("(error * x).sum(1)", "(error * x).mean(1)"),
         ("x.sum(1).float().mean()", "x.sum(1)"),
         ("x.sum(1).float().mean()", "counts.sum(1).float().mean()"),
-        ("x.sum(1).float().mean()", "exploring.sum(1).float().mean()"),
-        ("{\"execution\": executing, \"exploration\": exploring}",
-         "{\"execution\": exploring, \"exploration\": executing}"),
+        ("x.sum(1).float().mean()", "(t < explored).sum(1).float().mean()"),
+        ("\"execution\": counts & (t > explored), \"exploration\":",
+         "\"exploration\": counts & (t > explored), \"execution\":"),
     ],
     "losses": [
         ("target(tau)", "agent(tau)"),
@@ -331,13 +331,13 @@ OF_RL2 = {
         (".max() + 1", ".max()"),
         ("t <= tau", "t < tau"),
         ("for name in READ}, state)", "for name in READ}, None)"),
-        ("torch.where(goes_on, x, old)", "x"),
+        ("torch.where(more, x, old)", "x"),
         ("t : t + 1", "t:"),
     ],
     "trial": [
-        ("tau, carried)", "tau, None)"),
+        ("tau, state)\n        tau", "tau, None)\n        tau"),
         ("agent.memory, tau, ", "agent.memory, tau_exp, "),
-        (", carried=carried", ""),
+        (", carried=state", ""),
         ("epsilons[1]", "epsilons[0]"),
         ("epsilons[1], sticky", "epsilons[1]"),
         ("in instructions[1:]", "in instructions"),
