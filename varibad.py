@@ -261,8 +261,9 @@ class Decoder(nn.Module):
         self.register_buffer("none", none)
         self.action = nn.Embedding(len(task.actions), hidden)
         self.instruction = nn.Embedding(int(none.max()) + 1, hidden)
-        self.next = mlp(M + 2 * hidden, 2 * hidden, sum(self.sizes))
-        self.reward = mlp(M + (3 + len(none)) * hidden, 2 * hidden, 1)
+        layers = 2 * hidden, 2 * hidden
+        self.next = mlp(M + 2 * hidden, *layers, sum(self.sizes))
+        self.reward = mlp(M + (3 + len(none)) * hidden, *layers, 1)
 
     def forward(self, m, s, action, s_next, instruction):
         """R transitions, m (R, K, M) -> what is next (R, K, outputs), and its
