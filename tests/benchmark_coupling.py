@@ -2,10 +2,11 @@
 
 Prints after how many trials a return of 0.95 is first reached and held for
 three evaluations, where coupling has A actions, of the runs
-results/<method>/coupling-<A>/<seed> that docs/runs.txt lists; and the exponent
-p of trials ~ A^p, with its 95 % interval. Then the same of the runs
+results/<method>/coupling-<A>/<seed> that docs/runs.txt lists, and of
+coupling-<A>-twice, which are twice as long; and the exponent p of trials ~ A^p,
+with its 95 % interval. Then the same of the runs
 results/<method>/coupling-<A>-exploration/<seed>, which begin with what others,
-results/<method>/coupling-<A>-execution/0, have learned of execution alone:
+results/<method>/coupling-<A>-execution/<seed>, have learned of execution alone:
 
     python tests/benchmark_coupling.py execution dream --env coupling \
         --num-actions 8 --total-steps 32000 \
@@ -33,9 +34,9 @@ import plot  # noqa: E402
 
 ACTIONS, METHODS = (4, 8, 16, 32), ("dream", "rl2")
 LEARNED = """
-    learned = args.run.run_dir.parent.name.replace("exploration", "execution")
-    learned = args.run.run_dir.parent.with_name(learned) / "0" / "agent.pt"
-    with loading(learned) as saved:
+    task_dir, seed = args.run.run_dir.parent, str(run.seed)
+    part = task_dir.name.replace("exploration", "execution")
+    with loading(task_dir.with_name(part) / seed / "agent.pt") as saved:
         saved = saved["agent"].items()
         agent.load_state_dict(
             {name: x for name, x in saved if name.startswith(BEGINNING)},
@@ -103,17 +104,21 @@ def interval(counts):
 
 
 def table(results, suffix):
+    """Of those A of which there are runs."""
     counts = {method: {} for method in METHODS}
-    for A in ACTIONS:
-        runs = plot.read_runs(results, f"coupling-{A}{suffix}")
-        for method in METHODS:
-            every = [trials_until_learned(rows) for rows in runs[method]]
-            counts[method][A] = np.array(every)
     row("A", *(plot.METHODS[method] for method in METHODS))
     row(*["---"] * (1 + len(METHODS)))
     for A in ACTIONS:
+        runs = plot.read_runs(results, f"coupling-{A}{suffix}")
+        if not runs:
+            continue
+        for method in METHODS:
+            every = [trials_until_learned(rows) for rows in runs[method]]
+            counts[method][A] = np.array(every)
         every = [counts[method][A] for method in METHODS]
         row(str(A), *(median(x, "not reached") for x in every))
+    if len(counts["dream"]) < 2:
+        return
     cells = []
     for method in METHODS:
         low, high = interval(counts[method])
@@ -124,7 +129,7 @@ def table(results, suffix):
 
 def main():
     if len(sys.argv) == 1:
-        for suffix in "", "-exploration":
+        for suffix in "", "-twice", "-exploration":
             table(ROOT / "results", suffix)
             print()
         return
