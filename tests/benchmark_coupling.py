@@ -85,8 +85,9 @@ def trials_until_learned(rows):
 
 def exponent(counts):
     """The slope of log(median over seeds) along log A; counts: {A: (seeds,)}.
-    Medians that were not reached are left out."""
-    medians = np.array([np.median(x) for x in counts.values()])
+    Medians that were not reached are left out; who begins with 0.95 counts as
+    if it were reached by the next evaluation."""
+    medians = np.array([np.median(x) for x in counts.values()]).clip(64)
     known = np.isfinite(medians)
     actions = np.log([*counts])[known]
     return np.polyfit(actions, np.log(medians[known]), 1)[0]

@@ -54,7 +54,8 @@ def test_tables_of_descriptions(capsys, monkeypatch):
     assert {*printed} <= {*lines("docs/descriptions.md")}
 
 
-def test_the_table_of_coupling(capsys):
-    benchmark_coupling.table(ROOT / "results", "")
+def test_the_tables_of_coupling(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark_coupling.py"])
+    benchmark_coupling.main()
     printed = capsys.readouterr().out.strip().split("\n")
     assert {*printed} <= {*lines("docs/results.md")}

@@ -299,6 +299,8 @@ def test_paper_has_every_run_once():
         if method in ("dream", "rl2"):
             for A, seed in itertools.product([4, 8, 16, 32], range(10)):
                 expected |= {f"{method}/coupling-{A}/{seed}"}
+            for seed in range(5):
+                expected |= {f"{method}/coupling-32-twice/{seed}"}
         if method != "dream":
             expected |= {f"{method}/bus-show-id/0"}
     expected |= {"dream/cooking-without-decay/1"}
