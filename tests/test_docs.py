@@ -5,6 +5,7 @@ import benchmark_departures
 import benchmark_descriptions
 import benchmark_results
 import benchmark_statistics
+import benchmark_tuning
 
 import plot
 
@@ -59,3 +60,10 @@ def test_the_tables_of_coupling(capsys, monkeypatch):
     benchmark_coupling.main()
     printed = capsys.readouterr().out.strip().split("\n")
     assert {*printed} <= {*lines("docs/results.md")}
+
+
+def test_the_table_of_tuning(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark_tuning.py"])
+    benchmark_tuning.main()
+    printed = capsys.readouterr().out.strip().split("\n")
+    assert {*printed} <= {*lines("docs/tuning.md")}
