@@ -334,6 +334,11 @@ def test_paper_has_every_run_once():
         slower = "1e-3" if env == "map" else "3e-4"
         names = *names, f"learning-rate-{slower}"
         expected |= {f"{method}/{env}-{x}/100" for x in (*shared, *names)}
+    # Of which two go on, so far on map
+    two = dict.fromkeys(own, ("default", "learning-rate-1e-3"))
+    two["rl2"] = "priority-0", "q-lambda-0.5"
+    for method, seed in itertools.product(own, (101, 102)):
+        expected |= {f"{method}/map-{x}/{seed}" for x in two[method]}
     assert set(paths) == {f"results/{name}" for name in expected}
 
 
