@@ -77,17 +77,16 @@ CHANGES = {  # of the scripts, {what stands there: instead}
 
 
 def trials_until_learned(rows):
-    """Infinite, if it is not."""
+    """Infinite, if it is not; who begins with it has it at the next row."""
     good = rows["test_return"] >= 0.95
     held = good[:-2] & good[1:-1] & good[2:]
-    return rows["trials"][held.argmax()] if held.any() else np.inf
+    return rows["trials"][max(held.argmax(), 1)] if held.any() else np.inf
 
 
 def exponent(counts):
     """The slope of log(median over seeds) along log A; counts: {A: (seeds,)}.
-    Medians that were not reached are left out; who begins with 0.95 counts as
-    if it were reached by the next evaluation."""
-    medians = np.array([np.median(x) for x in counts.values()]).clip(64)
+    Medians that were not reached are left out."""
+    medians = np.array([np.median(x) for x in counts.values()])
     known = np.isfinite(medians)
     actions = np.log([*counts])[known]
     return np.polyfit(actions, np.log(medians[known]), 1)[0]

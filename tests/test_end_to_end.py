@@ -433,6 +433,7 @@ def test_what_a_run_plays_and_learns(method, tmp_path, monkeypatch):
     sampled = spy(monkeypatch, method.ReplayBuffer, "sample")
     optimizers = spy(monkeypatch, torch.optim, "AdamW")
     words = *SMALL, "--total-steps", 1500, "--weight-decay", 0.1
+    words = *words, "--priority", 0.8
     assert run(method, *words, "--run-dir", tmp_path)[0] == 0
     rounds = [x for x, _ in played if x["task"].split == "train"]
     tests = [x for x, _ in played if x["task"].split == "test"]
