@@ -467,7 +467,8 @@ def test_what_a_run_plays_and_learns(method, tmp_path, monkeypatch):
     assert {*decays} == {*agent.parameters()} and agent is not target
     for name, p in agent.named_parameters():
         assert decays[p] == (0.0 if name == "h_mu.weight" else 0.1)
-    assert all(group["lr"] == 2e-3 for group in groups)  # of map
+    of_map = method.DEFAULTS["map"]["learning_rate"]
+    assert all(group["lr"] == of_map for group in groups)
     _, loss = learned[-1]
     instance, slots = (sampled[-1][0][name] for name in ("self", "slots"))
     error = loss["execution"] + loss["exploration"]

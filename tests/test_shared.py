@@ -41,7 +41,10 @@ def test_what_learning_of_whole_trials_has(script):
     assert script.READ == rl2.READ
 
 
-TUNED = {(rl2, "map"): {"priority": 0.0}}  # docs/tuning.md
+TUNED = {  # docs/tuning.md
+    (rl2, "map"): {"priority": 0.0},
+    (import_, "map"): {"learning_rate": 1e-3},
+}
 
 
 @pytest.mark.parametrize("script", END_TO_END)
