@@ -433,7 +433,7 @@ def test_what_a_run_plays_and_learns(method, tmp_path, monkeypatch):
     sampled = spy(monkeypatch, method.ReplayBuffer, "sample")
     optimizers = spy(monkeypatch, torch.optim, "AdamW")
     words = *SMALL, "--total-steps", 1500, "--weight-decay", 0.1
-    words = *words, "--priority", 0.8
+    words += "--priority", 0.8
     assert run(method, *words, "--run-dir", tmp_path)[0] == 0
     rounds = [x for x, _ in played if x["task"].split == "train"]
     tests = [x for x, _ in played if x["task"].split == "test"]
@@ -467,7 +467,7 @@ def test_what_a_run_plays_and_learns(method, tmp_path, monkeypatch):
     assert {*decays} == {*agent.parameters()} and agent is not target
     for name, p in agent.named_parameters():
         assert decays[p] == (0.0 if name == "h_mu.weight" else 0.1)
-    of_map = method.DEFAULTS["map"]["learning_rate"]
+    of_map = 1e-3 if method is import_ else 2e-3
     assert all(group["lr"] == of_map for group in groups)
     _, loss = learned[-1]
     instance, slots = (sampled[-1][0][name] for name in ("self", "slots"))
