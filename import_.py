@@ -17,7 +17,7 @@ tau_exec, each with an instruction i. What learns:
 Exploring is only rewarded by what execution earns later, as in RL^2 (rl2.py).
 "The paper" below is that of DREAM (dream.py), in which IMPORT is compared.
 
-    python import_.py --env map    # return 0.80 of 0.80, 3 minutes
+    python import_.py --env map    # return 0.80 of 0.80, 4 minutes
 """
 
 import contextlib
