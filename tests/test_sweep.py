@@ -334,6 +334,8 @@ def test_paper_has_every_run_once():
         slower = "1e-3" if env == "map" else "3e-4"
         names = *names, f"learning-rate-{slower}"
         expected |= {f"{method}/{env}-{x}/100" for x in (*shared, *names)}
+    kl = "learning-rate-2e-3", "kl-coef-4e-5", "kl-coef-4e-3"
+    expected |= {f"varibad/coupling-{x}/100" for x in (*shared, *kl)}
     # Of which two go on, so far on map
     two = dict.fromkeys(own, ("default", "learning-rate-1e-3"))
     two["rl2"] = "priority-0", "q-lambda-0.5"
