@@ -128,7 +128,7 @@ RANGES = dict.fromkeys(COUNTS, (1, 1e12)) | dict.fromkeys(SHARES, (0, 1))
 RANGES |= dict.fromkeys(("latent_size", "prefixes"), (1, 1e12))
 DEFAULTS = {  # where they are not those above
     "bus": {"total_steps": 800_000},
-    "coupling": {"total_steps": 8_000, "kl_coef": 4e-4},
+    "coupling": {"total_steps": 8_000, "kl_coef": 4e-4, "learning_rate": 2e-3},
     "map": {"learning_rate": 2e-3},
     "distracting-bus": {"total_steps": 1_000_000},
     "cooking": {"total_steps": 2_500_000, "weight_decay": 0.1},

@@ -318,6 +318,9 @@ def test_paper_has_every_run_once():
         range(3),
     ):
         expected |= {f"dream/{name}/{seed}"}
+    expected |= {f"varibad/coupling-twice/{seed}" for seed in range(3)}
+    for seed in range(5):  # what were its defaults
+        expected |= {f"varibad/coupling-learning-rate-1e-3/{seed}"}
     # docs/tuning.md: six configurations for each method and task
     shared = "default", "priority-0", "no-cut-traces"
     own = {
@@ -336,18 +339,20 @@ def test_paper_has_every_run_once():
         expected |= {f"{method}/{env}-{x}/100" for x in (*shared, *names)}
     kl = "learning-rate-2e-3", "kl-coef-4e-5", "kl-coef-4e-3"
     expected |= {f"varibad/coupling-{x}/100" for x in (*shared, *kl)}
-    # Of which two go on, so far on map
+    # Of which two go on, so far on these tasks
     two = dict.fromkeys(own, ("default", "learning-rate-1e-3"))
     two["rl2"] = "priority-0", "q-lambda-0.5"
     for method, seed in itertools.product(own, (101, 102)):
         expected |= {f"{method}/map-{x}/{seed}" for x in two[method]}
+    for x, seed in itertools.product(("default", kl[0]), (101, 102)):
+        expected |= {f"varibad/coupling-{x}/{seed}"}
     assert set(paths) == {f"results/{name}" for name in expected}
 
 
 def test_twice_is_twice_the_steps_of_dream():
     dream = importlib.import_module("dream")
     lines = [line for line in sweep.paper() if line[-1] == "twice"]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for _, (env,), _, _, more, _ in lines:
         steps = int(more.split()[-1])
         defaults = {"total_steps": dream.RunArgs.total_steps}
