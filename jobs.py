@@ -37,9 +37,10 @@ class Job:
             config = json.loads((self.path / "config.json").read_text())
             lines = (self.path / "progress.csv").read_text().splitlines()
             row = dict(zip(lines[0].split(","), lines[-1].split(",")))
-            total = config.get("run", config)["total_steps"]  # older: no groups
-            return int(row["env_steps"]), total, float(row["test_return"])
-        except (OSError, LookupError, ValueError):
+            of_run = config.get("run", config)  # older: no groups
+            steps = int(row["env_steps"]), int(of_run["total_steps"])
+            return *steps, float(row["test_return"])
+        except (OSError, LookupError, ValueError, TypeError, AttributeError):
             return 0, None, None
 
     def begun(self):
@@ -78,6 +79,9 @@ class Job:
                 raise RuntimeError("another sweep is running it") from None
             if self.finished() or STOP:
                 return
+            kept = (self.path / "agent.pt").exists() and not self.begun()
+            if kept and self.progress()[1] is None:
+                raise RuntimeError("config.json or progress.csv is damaged")
             print(shlex.join(self.command()), file=log, flush=True)
             quiet = {"OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "10"}
             training = subprocess.Popen(

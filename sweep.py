@@ -63,8 +63,10 @@ def listed(methods, tasks, settings, seeds, options, suffix):
 
 
 def main():
-    words, _, more = f" {shlex.join(sys.argv[1:])}".partition(" -- ")
-    args = tyro.cli(Args, args=shlex.split(words), description=__doc__)
+    words = [*sys.argv[1:], "--"]
+    split = words.index("--")
+    more = shlex.join(words[split + 1 : -1])  # for the methods
+    args = tyro.cli(Args, args=words[:split], description=__doc__)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     line = args.methods, args.envs, args.setting, seeds, more, args.suffix
     lines = paper() if args.paper else [line]

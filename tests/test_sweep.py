@@ -117,6 +117,29 @@ def test_a_failure_is_reported_and_does_not_stop_the_others(tmp_path):
     assert "done    results/dream/coupling/0" in last
 
 
+@pytest.mark.parametrize(
+    "config", ["", "[]", "null", '{"run"', '{"run": {"total_steps": null}}']
+)
+def test_an_agent_is_kept_whose_config_cannot_be_read(tmp_path, config):
+    path = tmp_path / "results/dream/coupling/0"
+    write(path, {}, 256)
+    (path / "config.json").write_text(config)
+    (path / "agent.pt").write_text("an hour of work")
+    words = "--envs", "coupling", "--seeds", "1", *SHORT
+    status, out, _ = run(tmp_path, *words)
+    assert status == 1
+    said = "results/dream/coupling/0  config.json or progress.csv is damaged"
+    assert f"failed  {said}" in out
+    assert (path / "agent.pt").read_text() == "an hour of work"
+
+
+def test_what_is_quoted_is_one_word(tmp_path):
+    words = "--suffix", "a -- b", "--seeds", "1", "--dry-run"
+    status, out, _ = run(tmp_path, *words, "--", "--gamma", "0.5")
+    assert status == 0
+    assert "'results/dream/map-a -- b/0'" in out and "--gamma 0.5" in out
+
+
 def test_ctrl_c_and_a_killed_training_which_is_then_resumed(tmp_path):
     words = "--envs", "coupling", "--workers", "2"
     process = start(tmp_path, *words, "--seeds", "2", *ENDLESS)
