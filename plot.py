@@ -1,21 +1,20 @@
 """The figures, into figures/, and the table of results. Trials are played by
 the agent of a run, of any method.
 
-    python plot.py table                         # Markdown, from results/
-    python plot.py curves --env map              # from results/, too
-    python plot.py episode runs/dream/map/0      # a trial: GIF and film strip
-    python plot.py exploration runs/dream/map/0  # what its steps tell about z
-    python plot.py bottleneck runs/dream/distracting-bus/0  # what z keeps
-    python plot.py page runs/dream/map/0         # trials to step through: HTML
+    python plot.py table             # Markdown, of what is under results/
+    python plot.py curves --env map  # of that, too
+    python plot.py episode results/dream/map/0      # a trial: GIF, film strip
+    python plot.py exploration results/dream/map/0  # what a step tells about z
+    python plot.py bottleneck results/dream/distracting-bus/0  # what z keeps
+    python plot.py page results/dream/map/0         # trials to step through
 """
 
-import base64
 import io
 import json
 import sys
-from functools import partial
 from itertools import pairwise, permutations
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,10 +23,19 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import envs
-from trials import load, load_dream, play, told, trial
+from page import page, principal_plane
+from trials import (
+    FIGURES,
+    METHODS,
+    Run,
+    load,
+    load_dream,
+    play,
+    told,
+    trial,
+    write,
+)
 
-METHODS = {"dream": "DREAM", "rl2": "RL²", "varibad": "VariBAD"}
-METHODS |= {"import": "IMPORT"}
 # Columns of bounds.csv: what they are called, and their lines
 BOUNDS = {"no_exploration": ("no exploring", (0, (8, 3)))}
 BOUNDS |= {"pearl_ub": ("PEARL-UB", "-."), "optimum": ("optimum", "--")}
@@ -45,26 +53,58 @@ plt.rcParams |= {
     "image.interpolation": "nearest", "legend.frameon": False,
     "pdf.fonttype": 42, "savefig.dpi": 150,
 }  # fmt: skip
-Run = tyro.conf.Positional[Path]
-RESULTS, FIGURES = Path("results"), Path("figures")
-TEMPLATE = Path(__file__).with_name("docs") / "page.html"
-read_csv = partial(np.genfromtxt, delimiter=",", names=True, ndmin=1)
+RESULTS = Path("results")
+COLUMNS = "env_steps", "seconds", "test_return"
+Env = Annotated[str, tyro.conf.arg(help="folder of the runs: map, coupling-4")]
+Seconds = Annotated[bool, tyro.conf.arg(help="of training, instead of steps")]
+Results = Annotated[Path, tyro.conf.arg(help="<method>/<env>/<seed> are here")]
+Out = Annotated[Path, tyro.conf.arg(help="folder for the figures")]
 
 
 def save(figure, out, name):
-    out.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "pdf"):
-        figure.savefig(out / f"{name}.{kind}")
-        print(out / f"{name}.{kind}")
+        file = io.BytesIO()
+        figure.savefig(file, format=kind)
+        write(out / f"{name}.{kind}", file.getvalue())
 
 
 # --- Training: results/<method>/<task>/<seed>/progress.csv --------------------
-def read_runs(results, task):
-    """{method: [the progress.csv of each seed]} of a task, where there are."""
+def read_csv(path, columns=()):
+    """The rows of a file that has such columns. ValueError: it has not."""
+    try:
+        if len(path.read_text().splitlines()) < 2:
+            raise ValueError("no rows")
+        rows = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
+        missing = [name for name in columns if name not in rows.dtype.names]
+        if missing:
+            raise ValueError(f"no column {', '.join(missing)}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return rows
+
+
+def finished(path, rows):
+    """Whether a run has made its steps, as far as its config.json tells."""
+    try:
+        config = json.loads(path.with_name("config.json").read_text())
+        return rows["env_steps"][-1] >= config["run"]["total_steps"]
+    except (OSError, LookupError, ValueError, TypeError):
+        return True
+
+
+def read_runs(results, task, whole=False):
+    """{method: [the progress.csv of each seed]} of a task, where there are.
+    If whole, those that are not finished are named instead, on stderr."""
     runs = {}
     for method in METHODS:
         for path in sorted((results / method / task).glob("*/progress.csv")):
-            runs.setdefault(method, []).append(read_csv(path))
+            if not path.parent.name.isdecimal():  # 0.old, say
+                continue
+            rows = read_csv(path, COLUMNS)
+            if whole and not finished(path, rows):
+                print(f"not finished: {path.parent}", file=sys.stderr)
+            else:
+                runs.setdefault(method, []).append(rows)
     return runs
 
 
@@ -73,8 +113,9 @@ def read_bounds(results):
     path, bounds = results / "bounds.csv", {}
     if path.exists():
         names = [line.split(",")[0] for line in path.open()][1:]
+        rows = read_csv(path, BOUNDS)
         for bound in BOUNDS:
-            known = zip(names, read_csv(path)[bound])
+            known = zip(names, rows[bound])
             bounds[bound] = {env: x for env, x in known if np.isfinite(x)}
     return bounds
 
@@ -95,7 +136,12 @@ def mean_over_seeds(seeds, x):
     return grid, mean, np.stack([mean - half, mean + half])
 
 
-def curves(env: str, seconds: bool = False, results=RESULTS, out=FIGURES):
+def curves(
+    env: Env,
+    seconds: Seconds = False,
+    results: Results = RESULTS,
+    out: Out = FIGURES,
+):
     """Test return in training: mean, 95 % interval (cut at the frame). Dotted:
     with rewards in exploration (--setting imrl-rewards)."""
     x = "seconds" if seconds else "env_steps"
@@ -135,11 +181,11 @@ def summary(seeds):
     return f"{np.mean(last):z.2f}{error} (n = {n})"
 
 
-def table(results=RESULTS):
+def table(results: Results = RESULTS):
     """Print the test return of the last tenth of training, in Markdown."""
     bounds, rows = read_bounds(results), []
     for env in envs.TASKS:
-        runs = read_runs(results, env)
+        runs = read_runs(results, env, whole=True)
         cells = [summary(runs[m]) if m in runs else "–" for m in METHODS]
         for bound in bounds.values():
             cells.append(f"{bound[env]:z.2f}" if env in bound else "–")
@@ -177,7 +223,7 @@ def strip(axes, steps, env, peak=0):
         ax.set_axis_off()
 
 
-def episode(run: Run, out=FIGURES):
+def episode(run: Run, out: Out = FIGURES):
     """A trial as film strip and GIF: explore, execute each instruction."""
     script, agent, args, name = load(run)
     env, (_, episodes) = args.task.env, play(script, agent, args)
@@ -200,12 +246,13 @@ def episode(run: Run, out=FIGURES):
             pictures.append(picture.quantize(64, Image.Quantize.MAXCOVERAGE))
         ms += [400] * (len(steps) - 1) + [1500]
     save(film, out, f"episode-{name}")
-    path, (first, *more) = out / f"episode-{name}.gif", pictures
-    first.save(path, save_all=True, append_images=more, duration=ms, loop=0)
-    print(path)
+    file, (first, *more) = io.BytesIO(), pictures
+    frames = {"save_all": True, "append_images": more, "duration": ms}
+    first.save(file, "gif", loop=0, **frames)
+    write(out / f"episode-{name}.gif", file.getvalue())
 
 
-def exploration(run: Run, out=FIGURES):
+def exploration(run: Run, out: Out = FIGURES):
     """Exploration reward and |f(mu) - g(tau_:t)|^2 along an episode."""
     script, agent, args, name = load_dream(run)
     tau, episodes = play(script, agent, args)
@@ -229,73 +276,7 @@ def exploration(run: Run, out=FIGURES):
     save(figure, out, f"exploration-{name}")
 
 
-# --- The page: docs/page.html, with the data of trials in it ------------------
-def png(image):
-    """A picture (H, W, 3) as a data URI."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "png", optimize=True)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f"data:image/png;base64,{data}"
-
-
-def shown(step, pictures):
-    """A step as the page has it: its pictures by their places in a list."""
-    frame, seen = step["frame"], step["observation"]
-    if seen.ndim == 3:  # what the agent sees; beside it, the view from above
-        views = seen, frame[:, 4 * seen.shape[1] :]
-        step = step | {"observation": None}
-    else:
-        views = (frame[::8, ::8],)  # all of it: it is drawn in blocks
-    numbers = [pictures.setdefault(png(x), len(pictures)) for x in views]
-    keys = "action", "return", "at", "observation"
-    return {key: step[key] for key in keys} | {"pictures": numbers}
-
-
-@torch.no_grad()
-def page(run: Run, out: Path | None = None):
-    """Trials to step through in a browser: one HTML file, which is --out, or
-    else in figures/. Up to four training problems and two held-out ones."""
-    script, agent, args, name = load_dream(run)
-    task, pictures, trials = envs.make(**vars(args.task)), {}, []
-    train = task.problems["train"]
-    new = np.setdiff1d(task.problems["test"], train)
-    few = [*train[:: len(train) // 4 or 1][:4], *new[:: len(new) // 2 or 1][:2]]
-    for problem in few:
-        tau, episodes = play(script, agent, args, problem)
-        g, error, reward = told(script, agent, args, tau)
-        if problem in new:  # f(mu) has not been learned
-            error = reward = None
-        for title, steps in episodes.items():
-            episodes[title] = [shown(step, pictures) for step in steps]
-        one = {"problem": problem, "error": error, "reward": reward, "g": g}
-        trials.append(one | {"episodes": episodes})
-    f = agent.f(torch.tensor(train)).numpy()
-    project = principal_plane(f, np.concatenate([one["g"] for one in trials]))
-    for one in trials:
-        one["g"] = project(one["g"])
-    data = {"env": args.task.env, "setting": args.task.setting}
-    data |= {"seed": args.run.seed, "step_penalty": args.dream.step_penalty}
-    data |= {"problems": train, "f": project(f), "trials": trials}
-    variance = f.var(0).sum()  # 0 of a single problem
-    data["share"] = project(f).var(0).sum() / variance if variance else 1.0
-    data["pictures"] = [*pictures]
-    data = json.dumps(data, default=lambda x: x.tolist(), allow_nan=False)
-    path = out or FIGURES / f"page-{name}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(TEMPLATE.read_text().replace("DATA", data))
-    print(path)
-
-
 # --- The bottleneck -----------------------------------------------------------
-def principal_plane(f, g):
-    """The projection of z (..., Z) to two principal components of f (P, Z).
-    Where f has only one, as with two problems, g (N, Z) chooses the other."""
-    center = f.mean(0)
-    z = np.concatenate([f - center, 1e-3 * (g - center)])
-    axes = np.linalg.svd(z, full_matrices=False)[2][:2]
-    return lambda z: (z - center) @ axes.T
-
-
 def recovered(z, half, other):
     """Share of the outer stops in a permutation, half (P,), that a linear
     regression reads off z (P, Z), from problems that differ in the other (P,).
@@ -311,10 +292,12 @@ def recovered(z, half, other):
 
 
 @torch.no_grad()
-def bottleneck(run: Run, out=FIGURES):
+def bottleneck(run: Run, out: Out = FIGURES):
     """What z keeps of distracting-bus: its two permutations, by color."""
     script, agent, args, name = load(run)
-    if not name.startswith("dream-distracting-bus") or "standard" in name:
+    distracting = args.task.env == "distracting-bus"
+    distracting = distracting and args.task.setting != "standard"
+    if script.__name__ != "dream" or not distracting:
         raise ValueError(f"{run} is {name}, not DREAM on distracting-bus")
     test = np.array(envs.DistractingBus.test_problems)
     train = np.setdiff1d(range(24 * 24), test)

@@ -7,22 +7,49 @@ tau_exp, episodes = play(script, agent, args)  # {title: steps}
 import importlib
 import inspect
 import json
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 
 import envs
+
+METHODS = {"dream": "DREAM", "rl2": "RL²", "varibad": "VariBAD"}
+METHODS |= {"import": "IMPORT"}
+FIGURES = Path("figures")
+Run = Annotated[
+    tyro.conf.Positional[Path], tyro.conf.arg(help="folder with an agent.pt")
+]
+
+
+def write(path, data):
+    """Bytes to a file: whole, or not at all, as they are written beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    print(path)
 
 
 def load(run):
     """The script of a run's method, its agent, its arguments, and a name."""
     try:
         method = json.loads((run / "config.json").read_text())["method"]
+        if method not in METHODS:
+            raise ValueError(f"method {method}, not one of {[*METHODS]}")
         script = importlib.import_module(method.replace("import", "import_"))
         agent, args, _ = script.load_agent(run)
     except Exception as error:  # whatever is wrong with the files
         raise ValueError(f"{run}: {type(error).__name__}: {error}") from error
-    name = f"{method}-{args.task.name()}-{args.run.seed}"
+    task, folder = args.task.name(), run.resolve().parent.name
+    if folder.startswith(f"{task}-"):  # with a suffix, as sweep.py has them
+        task = folder
+    name = f"{method}-{task}-{args.run.seed}"
     return script, agent, args, name
 
 

@@ -65,7 +65,7 @@ def page_of(tmp_path_factory):
             agent.f.weight.data *= 20
             with pytest.MonkeyPatch.context() as patch:
                 loaded = dream, agent, args, "name"
-                patch.setattr(plot, "load_dream", lambda run: loaded)
+                patch.setattr("page.load_dream", lambda run: loaded)
                 plot.page(folder, path)
         pages[env] = read_page(path, agent, args)
         return pages[env]
@@ -212,7 +212,8 @@ def test_a_single_problem_has_a_page(tmp_path, monkeypatch):
     args = dream.Args()
     args.task.env, args.task.num_actions = "coupling", 1
     agent = dream.Dream(envs.make(**vars(args.task)), args)
-    monkeypatch.setattr(plot, "load_dream", lambda _: (dream, agent, args, ""))
+    loaded = dream, agent, args, ""
+    monkeypatch.setattr("page.load_dream", lambda _: loaded)
     plot.page(tmp_path, tmp_path / "new" / "page.html")
     page = read_page(tmp_path / "new" / "page.html", agent, args)
     assert page.data["share"] == 1 and page.data["problems"] == [0]

@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -156,6 +158,18 @@ def test_table_has_the_mean_over_the_last_tenth(tmp_path, rows, tenth, capsys):
     write_seed(tmp_path, "dream", "map", 0, range(rows), returns)
     plot.table(tmp_path)
     assert f"| {returns[-tenth:].mean():.2f} (n = 1)" in capsys.readouterr().out
+
+
+def test_only_finished_runs_are_in_the_table(tmp_path, capsys):
+    for seed, total in enumerate((9, 10)):
+        write_seed(tmp_path, "dream", "map", seed, [0, 9], [-2, 0.5 + seed])
+        config = tmp_path / "dream" / "map" / str(seed) / "config.json"
+        config.write_text(f'{{"run": {{"total_steps": {total}}}}}')
+    write_seed(tmp_path, "dream", "map", "0.old", [0, 9], [-2, 0.1])
+    plot.table(tmp_path)
+    text = capsys.readouterr()
+    assert "| `map` | 0.50 (n = 1) |" in text.out
+    assert text.err == f"not finished: {tmp_path}/dream/map/1\n"
 
 
 def test_curves_of_what_there_is(tmp_path, drawn):
@@ -323,6 +337,24 @@ def test_episode_as_film_and_gif(tmp_path, map_run):
     assert path.with_suffix(".pdf").read_bytes()[:4] == b"%PDF"
 
 
+def test_a_file_is_written_whole_or_as_it_was(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "new" / "file"
+    plot.write(path, b"before")
+    assert capsys.readouterr().out == f"{path}\n"
+    monkeypatch.setattr(Path, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        plot.write(path, b"after")
+    assert path.read_bytes() == b"before"
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_the_folder_of_a_run_names_its_figures(tmp_path, map_run):
+    names = {"map-short": "map-short", "maps": "map", "map": "map"}
+    for folder, name in names.items():
+        shutil.copytree(map_run, tmp_path / folder / "0")
+        assert plot.load(tmp_path / folder / "0")[3] == f"dream-{name}-0"
+
+
 def test_the_longest_gif_is_small_enough(tmp_path, monkeypatch):
     """Of sign-nav, whose frames compress the least, with all 12 steps."""
     args = sign_nav_args()
@@ -468,6 +500,30 @@ def test_bad_input_is_told(tmp_path, map_run):
         plot.table(results)
     with pytest.raises(ValueError, match="dream-map-0.*distracting-bus"):
         plot.bottleneck(map_run)
+    agent = map_run / "agent.pt"
+    before = agent.read_bytes()
+    with pytest.raises(ValueError, match="no .html"):
+        plot.page(map_run, agent)
+    assert agent.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no rows"),
+        ("env_steps,seconds,test_return\n", "no rows"),
+        ("env_steps,seconds\n1,2\n", "no column test_return"),
+        ("env_steps,seconds,test_return\n1,2\n", "2 columns"),
+        ("\xff\n\xff\n", "utf-8"),
+    ],
+)
+def test_a_damaged_csv_is_named(tmp_path, text, message):
+    write_seed(tmp_path, "rl2", "map", 0, [0], [1])
+    path = tmp_path / "rl2" / "map" / "0" / "progress.csv"
+    path.write_bytes(text.encode("latin-1"))
+    for command in plot.table, partial(plot.curves, "map"):
+        with pytest.raises(ValueError, match=f"{path}: (.|\\n)*{message}"):
+            command(results=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -476,6 +532,7 @@ def test_bad_input_is_told(tmp_path, map_run):
         (None, "FileNotFoundError"),
         ("{", "JSONDecodeError"),
         ('{"method": "ppo"}', "ppo"),
+        ('{"method": "os"}', "method os, not one of"),
         ('{"method": "dream"}', "agent.pt"),
     ],
 )
