@@ -12,9 +12,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 STOP = []  # once there is something in it, the jobs on this machine end
+STOPPED = "stopped"  # what they say then
 START = time.time()
 # Trainings are deaf to Ctrl-C and to Slurm's warnings. A job ends its training
 # by SIGKILL, which does no harm, since every file is written whole.
@@ -71,17 +74,20 @@ class Job:
 
     def __call__(self):
         """Train to the end; RuntimeError has the last line that was printed."""
+        if STOP:
+            raise RuntimeError(STOPPED)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "a+") as log:
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RuntimeError("another sweep is running it") from None
-            if self.finished() or STOP:
+            if self.finished():
                 return
             kept = (self.path / "agent.pt").exists() and not self.begun()
             if kept and self.progress()[1] is None:
                 raise RuntimeError("config.json or progress.csv is damaged")
+            start = log.tell()
             print(shlex.join(self.command()), file=log, flush=True)
             quiet = {"OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "10"}
             training = subprocess.Popen(
@@ -99,9 +105,10 @@ class Job:
                 status = training.wait()
                 for part in self.path.glob("*.part"):
                     part.unlink()
-            log.seek(0)
+            log.seek(start)
             if status < 0:
-                raise RuntimeError(f"killed by signal {-status}")
+                killed = f"killed by signal {-status}"
+                raise RuntimeError(STOPPED if STOP else killed)
             if status > 0:
                 raise RuntimeError(last_line(log.read()))
             (self.path / "checkpoint.pt").unlink(missing_ok=True)
@@ -114,10 +121,13 @@ class Job:
 
 
 def last_line(text):
-    """The last that says something; in tyro's boxes, that is the one before."""
+    """The last that says something; of tyro's box, all above its first rule."""
+    _, box, text = text.rpartition("╭")
     lines = [line.strip("│ ") for line in re.split(r"[\r\n]", text)]
-    lines = [x for x in lines if re.search(r"\w", x) and "full help" not in x]
-    return lines[-1]
+    if box:
+        words = takewhile(partial(re.search, r"\w"), lines[1:])
+        return " ".join(words)
+    return [line for line in lines if re.search(r"\w", line)][-1]
 
 
 def reason(text):
@@ -172,17 +182,20 @@ def watch(futures):
     while True:
         for job, future in futures.items():
             if job in left and future.done():
-                del left[job]
                 error = future.exception()
+                if str(error) == STOPPED:
+                    continue
+                del left[job]
                 if error:
                     failed.append((job, reason(str(error))))
                 else:
                     done.append(job)
         runs = [job for job in left if job.started()]
-        counts = f"{len(runs)} run, {len(left) - len(runs)} wait, "
+        word = "stopped" if STOP else "run"
+        counts = f"{len(runs)} {word}, {len(left) - len(runs)} wait, "
         counts += f"{len(done)} done, {len(failed)} failed"
         rows = [f"failed  {job.path}  {line}" for job, line in failed]
-        rows += [f"runs    {job}" for job in runs]
+        rows += [f"{'stopped' if STOP else 'runs   '} {job}" for job in runs]
         rows += [f"done    {job}" for job in done[::-1]]
         over = STOP or not left
         rows = rows if over else rows[: shutil.get_terminal_size().lines - 2]

@@ -1,7 +1,7 @@
 """Train what is missing, several runs at a time.
 
     python sweep.py --methods dream rl2 --envs map sign-nav --seeds 5
-    python sweep.py --envs map --suffix short -- --total-steps 2000
+    python sweep.py --suffix gamma-0.9 -- --gamma 0.9
     python sweep.py --paper --cluster slurm --partition long  # docs/cluster.md
 
 A run is results/<method>/<env>[-<setting>][-<suffix>]/<seed>. What is finished
@@ -23,25 +23,22 @@ from envs import SETTINGS, TASKS
 
 METHODS = "dream", "rl2", "varibad", "import"
 PAPER = Path(__file__).with_name("docs") / "runs.txt"
+BEFORE = {"--help", "--eval", "--env", "--seed", "--setting", "--run-dir"}
 
 
 @dataclass
 class Args:
     methods: tuple[Literal[METHODS], ...] = ("dream",)  # what learns
     envs: tuple[Literal[tuple(TASKS)], ...] = ("map",)  # the tasks
-    setting: tuple[Literal[tuple(SETTINGS)], ...] = ("imrl",)  # of trials
+    setting: tuple[Literal[tuple(SETTINGS)], ...] = ("imrl",)  # kinds of trials
     seeds: int = 5  # number of seeds
     first_seed: int = 0  # the first of them
-    suffix: str = ""  # of the directories, to tell other options from defaults
-    paper: bool = False  # instead: docs/runs.txt, all that is reported
+    suffix: str = ""  # of the folders <env>-<suffix>; says what follows --
+    paper: bool = False  # instead of these, all of docs/runs.txt
     dry_run: bool = False  # only print what would run
     workers: int = os.cpu_count()  # runs at a time, one thread each
     cluster: Literal["local", "slurm"] = "local"  # this machine, or a cluster
-    partition: str | None = None  # of the cluster
-
-    def __post_init__(self):
-        if min(self.seeds, self.workers) < 1:
-            raise ValueError("--seeds and --workers have to be at least 1")
+    partition: str | None = None  # of the Slurm cluster
 
 
 def paper():
@@ -62,24 +59,40 @@ def listed(methods, tasks, settings, seeds, options, suffix):
         yield jobs.Job(path, words)
 
 
+def check(args, more):
+    """Raises RuntimeError where more would be run, or less, than is said."""
+    if min(args.seeds, args.workers) < 1:
+        raise RuntimeError("--seeds and --workers have to be at least 1")
+    if names := BEFORE & {
+        word.split("=")[0].replace("_", "-") for word in more
+    }:
+        raise RuntimeError(f"after --: without {', '.join(sorted(names))}")
+    if more and (args.paper or not args.suffix):
+        raise RuntimeError("options after -- go with a --suffix only")
+    # What follows the task in the folders of another setting or task
+    taken = [x.removeprefix(f"{env}-") for x in TASKS for env in args.envs]
+    if "/" in args.suffix or args.suffix.startswith((*SETTINGS, *taken)):
+        raise RuntimeError("--suffix: without /, settings and tasks")
+
+
 def main():
-    words = [*sys.argv[1:], "--"]
-    split = words.index("--")
-    more = shlex.join(words[split + 1 : -1])  # for the methods
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    more = words[split + 1 :]  # for the methods
     args = tyro.cli(Args, args=words[:split], description=__doc__)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    line = args.methods, args.envs, args.setting, seeds, more, args.suffix
-    lines = paper() if args.paper else [line]
-    every = dict.fromkeys(job for line in lines for job in listed(*line))
-    missing = [job for job in every if not job.finished()]
-    print(f"{len(every) - len(missing)} of {len(every)} runs are there")
-    if args.dry_run:
+    line = args.methods, args.envs, args.setting, seeds, shlex.join(more)
+    try:
+        check(args, more)
+        lines = paper() if args.paper else [(*line, args.suffix)]
+        every = dict.fromkeys(job for line in lines for job in listed(*line))
+        missing = [job for job in every if not job.finished()]
+        print(f"{len(every) - len(missing)} of {len(every)} runs are there")
+        if not args.dry_run:
+            where = args.cluster, args.workers, args.partition
+            sys.exit(jobs.watch(jobs.submit(missing, *where)))
         for job in missing:
             print(shlex.join(job.command()))
-        return
-    try:
-        where = args.cluster, args.workers, args.partition
-        sys.exit(jobs.watch(jobs.submit(missing, *where)))
     except RuntimeError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GRID = "coupling", "bus", "map", "distracting-bus", "cooking"
 SMALL = "--hidden-size", "8", "--batch-size", "8", "--buffer-size", "256"
 SMALL += "--updates-per-round", "1", "--eval-every", "128"
-SHORT = "--", *SMALL, "--total-steps", "256"
-ENDLESS = "--", *SMALL, "--total-steps", "10000000"
+SHORT = "--suffix", "x", "--", *SMALL, "--total-steps", "256"
+ENDLESS = "--suffix", "x", "--", *SMALL, "--total-steps", "10000000"
 ENDLESS += "--checkpoint-minutes", "0.001"
 
 
@@ -86,21 +87,21 @@ def write(path, config, steps, checkpoint=False):
 
 # --- Runs ---------------------------------------------------------------------
 def test_what_is_missing_is_run_and_what_is_there_is_skipped(tmp_path):
-    first, second = [tmp_path / f"results/dream/coupling/{i}" for i in (0, 1)]
+    first, second = [tmp_path / f"results/dream/coupling-x/{i}" for i in (0, 1)]
     write(first, {"run": {"total_steps": 256}}, 256)
     before = first.stat().st_mtime_ns
     words = "--envs", "coupling", "--seeds", "2"
     status, out, _ = run(tmp_path, *words, *SHORT)
     assert status == 0
     assert out.startswith("1 of 2 runs are there\n")
-    assert "results/dream/coupling/0" not in out
-    assert "done    results/dream/coupling/1  256 of 256 steps" in out
+    assert "results/dream/coupling-x/0" not in out
+    assert "done    results/dream/coupling-x/1  256 of 256 steps" in out
     assert first.stat().st_mtime_ns == before
     # Without checkpoint, which is large, and without anything half-written
     assert files(second) == ["agent.pt", "config.json", "progress.csv"]
     assert int(rows(second)[-1]["env_steps"]) >= 256
     config = json.loads((second / "config.json").read_text())
-    assert config["run"]["run_dir"] == "results/dream/coupling/1"
+    assert config["run"]["run_dir"] == "results/dream/coupling-x/1"
 
     status, out, _ = run(tmp_path, *words, "--dry-run", *SHORT)
     assert (status, out) == (0, "2 of 2 runs are there\n")
@@ -112,23 +113,25 @@ def test_a_failure_is_reported_and_does_not_stop_the_others(tmp_path):
     status, out, _ = run(tmp_path, *words, "--workers", "1", *more)
     assert status == 1
     last = out[out.index("0 run, 0 wait, 1 done, 1 failed") :]
-    line = "failed  results/rl2/coupling/0  Unrecognized options: --explore-aft"
+    line = (
+        "failed  results/rl2/coupling-x/0  Unrecognized options: --explore-aft"
+    )
     assert line in last
-    assert "done    results/dream/coupling/0" in last
+    assert "done    results/dream/coupling-x/0" in last
 
 
 @pytest.mark.parametrize(
     "config", ["", "[]", "null", '{"run"', '{"run": {"total_steps": null}}']
 )
 def test_an_agent_is_kept_whose_config_cannot_be_read(tmp_path, config):
-    path = tmp_path / "results/dream/coupling/0"
+    path = tmp_path / "results/dream/coupling-x/0"
     write(path, {}, 256)
     (path / "config.json").write_text(config)
     (path / "agent.pt").write_text("an hour of work")
     words = "--envs", "coupling", "--seeds", "1", *SHORT
     status, out, _ = run(tmp_path, *words)
     assert status == 1
-    said = "results/dream/coupling/0  config.json or progress.csv is damaged"
+    said = "results/dream/coupling-x/0  config.json or progress.csv is damaged"
     assert f"failed  {said}" in out
     assert (path / "agent.pt").read_text() == "an hour of work"
 
@@ -143,7 +146,7 @@ def test_what_is_quoted_is_one_word(tmp_path):
 def test_ctrl_c_and_a_killed_training_which_is_then_resumed(tmp_path):
     words = "--envs", "coupling", "--workers", "2"
     process = start(tmp_path, *words, "--seeds", "2", *ENDLESS)
-    paths = [tmp_path / f"results/dream/coupling/{seed}" for seed in (0, 1)]
+    paths = [tmp_path / f"results/dream/coupling-x/{seed}" for seed in (0, 1)]
     wait_for(lambda: all(len(rows(path)) > 1 for path in paths))
     trainings = children(process.pid)
     assert len(trainings) == 2
@@ -157,6 +160,8 @@ def test_ctrl_c_and_a_killed_training_which_is_then_resumed(tmp_path):
     assert process.returncode == 130
     assert err == ""
     assert "  killed by signal 9\n" in out
+    assert "1 stopped, 0 wait, 0 done, 1 failed\n" in out
+    assert "stopped results/dream/coupling-x/1  " in out
     assert not Path(f"/proc/{trainings[1]}").exists()
 
     before = [rows(path) for path in paths]
@@ -168,13 +173,24 @@ def test_ctrl_c_and_a_killed_training_which_is_then_resumed(tmp_path):
     saved = torch.load(paths[0] / "checkpoint.pt")["progress"][2]
     status, out, _ = run(tmp_path, *words, "--seeds", "1", *SHORT)
     assert status == 0
-    log = tmp_path / "runs/sweep/dream/coupling/0.log"
+    log = tmp_path / "runs/sweep/dream/coupling-x/0.log"
     assert ends_of_commands(log) == ["--overwrite", "--resume"]
     # The losses of later rows are new columns, nan in the rows before.
     n = len(saved)
     for old, row in zip(before[0][:n], rows(paths[0])[:n], strict=True):
         assert row == dict.fromkeys(row, "nan") | old
     assert not (paths[0] / "checkpoint.pt").exists()
+
+
+def test_what_waits_at_ctrl_c_is_not_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "STOP", [True])
+    job = jobs.Job(Path("results/dream/coupling/0"), "--env coupling")
+    with ThreadPoolExecutor() as pool:
+        future = pool.submit(job)
+    assert jobs.watch({job: future}) == 130
+    assert capsys.readouterr().out == "0 stopped, 1 wait, 0 done, 0 failed\n"
+    assert not [*tmp_path.iterdir()]
 
 
 def test_two_sweeps_do_not_run_the_same(tmp_path, monkeypatch):
@@ -253,6 +269,19 @@ def test_what_is_committed_is_there(env):
         (["--setting", "meta"], "invalid choice 'meta'"),
         (["--workers", "0"], "--seeds and --workers have to be at least 1"),
         (["--seeds", "0"], "--seeds and --workers have to be at least 1"),
+        (["--", "--gamma", "1"], "options after -- go with a --suffix only"),
+        (["--paper", "--", "--gamma", "1"], "go with a --suffix only"),
+        (
+            ["--suffix", "a", "--", "--env=map", "--help"],
+            "without --env, --help",
+        ),
+        (
+            ["--suffix", "a", "--", "--run_dir", "b"],
+            "after --: without --run-dir",
+        ),
+        (["--suffix", "../a"], "--suffix: without /"),
+        (["--suffix", "imrl-rewards"], "--suffix: without /, settings and"),
+        (["--envs", "bus", "--suffix", "show-id"], "settings and tasks"),
         (["--cluster", "slurm"], "error: "),  # no submitit, or no Slurm
     ],
 )
@@ -276,6 +305,14 @@ def test_bad_input(tmp_path, words, message):
         (
             "╭─ Bad ─╮\n│ no --x │\n│ ─── │\n│ For full helptext │\n╰──╯",
             "no --x",
+        ),
+        # As tyro prints it
+        (
+            "rl2.py --env moon\n╭─ Parsing error ─────╮\n"
+            "│ Argument --env: invalid choice   │\n│ 'moon'           │\n"
+            "│ ─────────── │\n│ Argument helptext:    │\n"
+            "│     --env STR  the task   │\n╰───────────────╯\n",
+            "Argument --env: invalid choice 'moon'",
         ),
     ],
 )
