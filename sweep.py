@@ -63,10 +63,9 @@ def check(args, more):
     """Raises RuntimeError where more would be run, or less, than is said."""
     if min(args.seeds, args.workers) < 1:
         raise RuntimeError("--seeds and --workers have to be at least 1")
-    if names := BEFORE & {
-        word.split("=")[0].replace("_", "-") for word in more
-    }:
-        raise RuntimeError(f"after --: without {', '.join(sorted(names))}")
+    given = {word.split("=")[0].replace("_", "-") for word in more}
+    if given & BEFORE:
+        raise RuntimeError(f"not after --: {sorted(given & BEFORE)}")
     if more and (args.paper or not args.suffix):
         raise RuntimeError("options after -- go with a --suffix only")
     # What follows the task in the folders of another setting or task
@@ -76,10 +75,9 @@ def check(args, more):
 
 
 def main():
-    words = sys.argv[1:]
-    split = words.index("--") if "--" in words else len(words)
-    more = words[split + 1 :]  # for the methods
-    args = tyro.cli(Args, args=words[:split], description=__doc__)
+    split = [*sys.argv, "--"].index("--")
+    args = tyro.cli(Args, args=sys.argv[1:split], description=__doc__)
+    more = sys.argv[split + 1 :]  # for the methods
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     line = args.methods, args.envs, args.setting, seeds, shlex.join(more)
     try:

@@ -273,11 +273,11 @@ def test_what_is_committed_is_there(env):
         (["--paper", "--", "--gamma", "1"], "go with a --suffix only"),
         (
             ["--suffix", "a", "--", "--env=map", "--help"],
-            "without --env, --help",
+            "not after --: ['--env', '--help']",
         ),
         (
             ["--suffix", "a", "--", "--run_dir", "b"],
-            "after --: without --run-dir",
+            "not after --: ['--run-dir']",
         ),
         (["--suffix", "../a"], "--suffix: without /"),
         (["--suffix", "imrl-rewards"], "--suffix: without /, settings and"),
