@@ -33,11 +33,13 @@ Six rules define PEARL-UB:
 6. In `sign-nav`, exploration and execution begin at the same place.
 """
 
+import sys
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import gymnasium
 import numpy as np
 import tyro
 
@@ -108,11 +110,8 @@ class SignNav:
 
 
 class Model(NamedTuple):
-    """All that can happen with an instruction: lists of T arrays (P, S, A).
-
-    The t-th is about a step in P problems, from the S states that can be
-    reached in t steps.
-    """
+    """All that can happen with an instruction, in lists of T arrays (P, S, A):
+    in P problems, from the S states that can be reached in t steps."""
 
     start: np.ndarray  # (P,), a code of what is seen before the first step
     seen: list  # a code of what is seen after the step
@@ -180,8 +179,7 @@ def search(model, group):
             for part in split(group, model.seen[t][group, state, a]):
                 after = model.after[t][part[0], state, a]
                 if after >= 0:
-                    later = value(t + 1, after, part.tobytes())
-                    total += len(part) * later
+                    total += len(part) * value(t + 1, after, part.tobytes())
             best = max(best, total / len(group))
         return best
 
@@ -280,6 +278,8 @@ def bounds(name, starts=STARTS):
 def main(env: Literal["all", *TASKS] = "all"):
     """Print the bounds of a task; or of all, and write results/bounds.csv."""
     lines = [HEADER]
+    if env == "all":
+        CSV.parent.mkdir(exist_ok=True)  # or fail now, not after minutes
     for name in TASKS if env == "all" else [env]:
         figures = [f"{figure:.4f}" for figure in bounds(name)]
         starts = str(STARTS) if name == "sign-nav" else ""
@@ -290,4 +290,8 @@ def main(env: Literal["all", *TASKS] = "all"):
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except (OSError, gymnasium.error.DependencyNotInstalled) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)

@@ -564,7 +564,7 @@ def test_the_table_is_what_is_computed(name, capsys):
 
 
 def test_only_the_whole_table_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(bounds, "CSV", tmp_path / "bounds.csv")
+    monkeypatch.setattr(bounds, "CSV", tmp_path / "new" / "bounds.csv")
     monkeypatch.setattr(bounds, "TASKS", ["coupling"])
     bounds.main("coupling")
     assert not bounds.CSV.exists()

@@ -477,6 +477,8 @@ SLEEP = "__import__('time').sleep(99)"
         ({"return 2": "__import__('os')._exit(0)"}, "",
          "ended before its tests (status 0)"),
         ({"return 2": "__import__('sys').exit(0)"}, "", "SystemExit: 0"),
+        ({"return 2": "__import__('pytest').exit('', 0)"}, "",
+         "its tests were not run"),
         ({"return 2": "print(10**7 * 'x'); return 2"}, "", ""),
         ({"return 2": "raise ValueError(10**7 * 'x')"}, "",
          "ValueError: " + 288 * "x"),

@@ -262,6 +262,7 @@ def test_trial_explores_then_executes_each_instruction(monkeypatch):
         ("execute", "second"),
         ("act", 0.25),
     ], "it must explore once in mu, then execute each further instruction"
+    assert asked == ["none", "first", "second"], "it must stay as it was"
     assert isinstance(it.inputs[0], str), "pi_exp must explore"
     assert tau_exp["episode"] == 0, "the first result must be tau_exp"
     assert len(tau_execs) == 2, "there must be a tau_exec of each execution"
@@ -314,6 +315,7 @@ def test_trial_trains_with_mu_in_one_half(monkeypatch):
 def arguments(**q_learning):
     args = dream.Args()
     args.dream.bottleneck_coef, args.dream.step_penalty = 0.5, 0.125
+    args.dream.bottleneck_std = 0.75
     vars(args.q_learning).update({"hidden_size": 4} | q_learning)
     return args
 
@@ -355,7 +357,7 @@ def test_losses(monkeypatch, explore):
 
     def q_loss(policy, target, tau, reward, args, z=None):
         given.append((policy, target, tau, reward, z))
-        return torch.tensor([len(given) + 0.5, 7.0])
+        return torch.tensor([1.5 if policy == "pi_exec" else 2.5, 7.0])
 
     stand_ins(
         monkeypatch,
@@ -377,6 +379,7 @@ def test_losses(monkeypatch, explore):
     same(loss["bottleneck"], [3, 4], "the bottleneck must cost beta |f|^2")
     # (2 + 1 + 1 + 1) / 2 prefixes in a trial on the average
     same(loss["decoder"], [2.4, 3.6], "the error of all prefixes, summed")
+    given.sort(key=lambda x: x[0])  # they may be called in any order
     policy, average, tau, reward, z = given[0]
     message = "execution is of pi_exec, its average, and tau_exec"
     assert (policy, average) == ("pi_exec", "average exec"), message
