@@ -37,12 +37,12 @@ MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)] + 3 * [(0, 0)])
 class Task(gymnasium.vector.VectorEnv):
     """N copies of one task, stepped together; those that have ended wait.
 
-    `info` has `problem`, `instruction`, `steps` and `return` of the episode so
-    far, and what it has found. A wrong argument raises ValueError.
+    `info` has, (N,) each: problem, instruction (-1: none), steps, return, and
+    counts of what was found (`finds`). A wrong argument raises ValueError.
 
     A task says how its world works by functions of arrays that change nothing:
-    `begin`, `dynamics`, `sense`, `discover`. Its state is (N, S); mu (N,) is
-    the problem, less its goal; goal (N,) what pays, -1 where nothing does.
+    `begin`, `dynamics`, `sense`, `discover`. Its state is (N, S); mu (N,) the
+    problem (in `standard` less its goal), goal (N,) what pays, -1: nothing.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -103,7 +103,7 @@ class Task(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def explore(self, problem=None, instruction=None):
-        """Begin trials by an exploration; what is not given is drawn."""
+        """Begin trials by an exploration: (N,) or one for all; None: drawn."""
         instruction = -1 if self.setting == "imrl" else instruction
         return self._begin(problem, instruction, explores=True)
 
@@ -112,7 +112,8 @@ class Task(gymnasium.vector.VectorEnv):
         return self._begin(self.problem, instruction, goes_on=True)
 
     def reset(self, *, seed=None, options=None):
-        """Begin an episode; `problem` and `instruction`: one, or one each."""
+        """Begin an execution of options["problem"] and ["instruction"], each as
+        in `explore`; the instruction "none" makes it an exploration."""
         super().reset(seed=seed)
         options = {"problem": None, "instruction": None} | (options or {})
         if len(options) > 2:
@@ -412,13 +413,12 @@ def make(env, num_envs=1, split="train", setting="imrl", num_actions=8, **more):
 def meta_test(play, env, setting, executions=0, final=False, **options):
     """The benchmark's columns of progress.csv, from greedy test trials.
 
-    `play(task, problems, instructions)` plays a trial in each copy and returns
-    the last `info` of each episode; instructions are (N,) for each episode, or
-    None for an exploration without. K executions count (0: one, or four where
-    `online`), each with the next instruction. Where one trial of each test pair
-    is exact, there are no others; else there are 102, 504 if `final`. Where N
-    attributes may be told, each pair is tried with 0 to N of them told.
-    """
+    `play(task, problems, instructions)` plays a trial: for each instruction an
+    episode, whose last `info` it returns; (N,) are given, or None: exploration
+    without. The last K count, each with its problem's next instruction (0: one,
+    or four where `online`). Where one trial of each test pair is exact, there
+    are no others; else there are 102, 504 if `final`. Where N attributes may be
+    told, each pair is tried with 0 to N of them told."""
     K = executions or (4 if setting == "online" else 1)
     explores = [] if setting == "online" else [None]
     one = make(env, 1, "test", setting, **options)
