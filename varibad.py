@@ -269,10 +269,17 @@ class Decoder(nn.Module):
         """R transitions, m (R, K, M) -> what is next (R, K, outputs), and its
         reward (R, K)."""
         x = torch.cat([s, self.action(action)], 1)
-        x = torch.cat([m, x[:, None].expand(-1, m.shape[1], -1)], 2)
-        more = torch.cat([s_next, self.instruction(instruction).flatten(1)], 1)
-        more = more[:, None].expand(-1, m.shape[1], -1)
-        return self.next(x), self.reward(torch.cat([x, more], 2))[..., 0]
+        more = [x, s_next, self.instruction(instruction).flatten(1)]
+        reward = self.predict(self.reward, m, torch.cat(more, 1))
+        return self.predict(self.next, m, x), reward[..., 0]
+
+    @staticmethod
+    def predict(net, m, x):
+        """What net makes of m and x (R, X) together, (R, K, outputs). Its first
+        layer multiplies x once, not for each of the K latents."""
+        of_m, of_x = net[0].weight.split([m.shape[2], x.shape[1]], 1)
+        x = nn.functional.linear(x, of_x, net[0].bias)
+        return net[1:](m @ of_m.T + x[:, None])
 
 
 class Agent(nn.Module):
