@@ -400,12 +400,12 @@ def test_paper_has_every_run_once():
     kl = "learning-rate-2e-3", "kl-coef-4e-5", "kl-coef-4e-3"
     expected |= {f"varibad/coupling-{x}/100" for x in (*shared, *kl)}
     # Of which two go on, so far on these tasks
-    two = dict.fromkeys(own, ("default", "learning-rate-1e-3"))
-    two["rl2"] = "priority-0", "q-lambda-0.5"
-    for method, seed in itertools.product(own, (101, 102)):
-        expected |= {f"{method}/map-{x}/{seed}" for x in two[method]}
-    for x, seed in itertools.product(("default", kl[0]), (101, 102)):
-        expected |= {f"varibad/coupling-{x}/{seed}"}
+    two = {f"{method}/map": ("default", "learning-rate-1e-3") for method in own}
+    two["rl2/map"] = "priority-0", "q-lambda-0.5"
+    two["rl2/distracting-bus"] = "no-cut-traces", "q-lambda-0.5"
+    two["varibad/coupling"] = "default", kl[0]
+    for name, seed in itertools.product(two, (101, 102)):
+        expected |= {f"{name}-{x}/{seed}" for x in two[name]}
     assert set(paths) == {f"results/{name}" for name in expected}
 
 
