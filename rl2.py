@@ -116,10 +116,10 @@ SHARES = "gamma", "q_lambda", "target_rate", "priority", "min_epsilon"
 SHARES += ("sticky_prob",)
 RANGES = dict.fromkeys(COUNTS, (1, 1e12)) | dict.fromkeys(SHARES, (0, 1))
 DEFAULTS = {  # where they are not those above
-    "bus": {"total_steps": 800_000},
+    "bus": {"total_steps": 800_000, "cut_traces": False},
     "coupling": {"total_steps": 8_000},
     "map": {"learning_rate": 2e-3, "priority": 0.0},
-    "distracting-bus": {"total_steps": 1_000_000},
+    "distracting-bus": {"total_steps": 1_000_000, "cut_traces": False},
     "cooking": {"total_steps": 2_500_000, "weight_decay": 0.1},
     "sign-nav": {
         "total_steps": 1_000_000,

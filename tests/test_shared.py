@@ -43,6 +43,8 @@ def test_what_learning_of_whole_trials_has(script):
 
 TUNED = {  # docs/tuning.md
     (rl2, "map"): {"priority": 0.0},
+    (rl2, "distracting-bus"): {"cut_traces": False},
+    (rl2, "bus"): {"cut_traces": False},
     (varibad, "coupling"): {"learning_rate": 2e-3},
     (import_, "map"): {"learning_rate": 1e-3},
 }
