@@ -403,6 +403,8 @@ def test_paper_has_every_run_once():
     two = {f"{method}/map": ("default", "learning-rate-1e-3") for method in own}
     two["rl2/map"] = "priority-0", "q-lambda-0.5"
     two["rl2/distracting-bus"] = "no-cut-traces", "q-lambda-0.5"
+    two["varibad/distracting-bus"] = "default", "kl-coef-0.1"
+    two["import/distracting-bus"] = "default", "pull-coef-0.1"
     two["varibad/coupling"] = "default", kl[0]
     for name, seed in itertools.product(two, (101, 102)):
         expected |= {f"{name}-{x}/{seed}" for x in two[name]}
