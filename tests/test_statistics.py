@@ -104,8 +104,9 @@ def test_the_table_of_coupling(tmp_path, capsys):
         for actions in (4, 8, 16, 32):
             run = tmp_path / method / f"coupling-{actions}" / "0"
             run.mkdir(parents=True)
-            learned = [f"1,{actions**A + i}" for i in range(3)]
-            lines = ["test_return,trials", "0,0", *learned]
+            learned = [f"0,0,1,{actions**A + i}" for i in range(3)]
+            head = "env_steps,seconds,test_return,trials"
+            lines = [head, "0,0,0,0", *learned]
             (run / "progress.csv").write_text("\n".join(lines) + "\n")
     benchmark_coupling.table(tmp_path, "")
     assert capsys.readouterr().out.split("\n")[2:-1] == [
