@@ -123,10 +123,10 @@ SHARES = "gamma", "q_lambda", "target_rate", "priority", "min_epsilon"
 SHARES += ("sticky_prob",)
 RANGES = dict.fromkeys(COUNTS, (1, 1e12)) | dict.fromkeys(SHARES, (0, 1))
 DEFAULTS = {  # where they are not those above
-    "bus": {"total_steps": 800_000},
+    "bus": {"total_steps": 800_000, "pull_coef": 0.1},
     "coupling": {"total_steps": 8_000},
     "map": {"learning_rate": 1e-3},
-    "distracting-bus": {"total_steps": 1_000_000},
+    "distracting-bus": {"total_steps": 1_000_000, "pull_coef": 0.1},
     "cooking": {
         "total_steps": 2_500_000, "pull_coef": 0.1, "weight_decay": 0.1,
     },
